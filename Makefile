@@ -1,0 +1,47 @@
+# Every target does its own set-up: a fresh clone needs Python 3.11+ and make, nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test check format bench lock clean
+
+help: ## show this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## a virtual environment in .venv, from the lock
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Backbeat needs Python 3.11 or newer; set PYTHON=... (found " + sys.version.split()[0] + ")") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(STAMP)
+
+run: $(STAMP) ## a whole cluster on this machine: server, two nodes, beat, Flower (Ctrl-C stops it)
+	$(BIN)/backbeat up --config config/openspiel.yaml
+
+test: $(STAMP) ## every test (PYTEST_ARGS='-k name' narrows)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(STAMP) ## format, lint, types, import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check --no-cache .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(STAMP) ## rewrite to the house format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP) ## print the benchmarks' ratios (several minutes)
+	$(BIN)/python benchmarks/tick_cost.py
+	$(BIN)/python benchmarks/punctuality.py
+	$(BIN)/python benchmarks/job_queue.py
+	$(BIN)/python benchmarks/footprint.py
+
+lock: $(STAMP) ## resolve requirements.lock again
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --extra openspiel --group dev pyproject.toml -o requirements.lock
+
+clean: ## remove .venv and caches
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
