@@ -1,0 +1,1 @@
+"""WHEN: durations, backoff, the plan read from YAML, and the beat scheduler."""

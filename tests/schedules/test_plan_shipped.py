@@ -1,0 +1,63 @@
+"""The configuration files that are shipped, with the loops as they are declared."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from fleet.kinds import OPENSPIEL_KINDS
+from fleet.options import FleetOptions
+from schedules.backoff import Backoff
+from schedules.plan import load
+from tasks.queue_populator import Options
+
+CONFIG = Path(__file__).parents[2] / "config"
+LOOPS = {"queue_populator": Options}
+
+
+def test_the_default_spells_out_every_option_with_its_default():
+    stanza = load(CONFIG / "unified_loop.yaml", LOOPS, FleetOptions).stanzas["queue_populator"]
+    assert stanza.options == Options()
+    assert stanza.options.model_fields_set == Options.model_fields.keys() - {"configs"}  # excluded by board_types
+    assert len(stanza.options.config_names) == 12
+
+
+def test_the_default_spells_out_the_cadence():
+    plan = load(CONFIG / "unified_loop.yaml", LOOPS, FleetOptions)
+    stanza = plan.stanzas["queue_populator"]
+    assert stanza.model_fields_set == type(stanza).model_fields.keys()
+    assert (stanza.enabled, stanza.interval, stanza.initial_delay, stanza.deadline) == (True, 60, 30, 120)
+    assert stanza.backoff == Backoff(initial_delay=5, max_delay=120, multiplier=2, jitter=True)
+    assert stanza.backoff.model_fields_set == Backoff.model_fields.keys()
+    assert plan.warnings == ()
+
+
+@pytest.mark.parametrize("name", ["unified_loop.yaml", "openspiel.yaml"])
+def test_jobs_run_the_openspiel_player(name):
+    assert load(CONFIG / name, LOOPS, FleetOptions).sections.jobs == OPENSPIEL_KINDS
+
+
+def test_the_openspiel_cluster_plays_six_configurations_against_itself():
+    plan = load(CONFIG / "openspiel.yaml", LOOPS, FleetOptions)
+    stanza, options = plan.stanzas["queue_populator"], plan.stanzas["queue_populator"].options
+    assert (stanza.interval, stanza.initial_delay, options.selfplay_games_per_item) == (60, 2, 10)
+    assert options.config_names == ("square6_2p", "square8_2p", "hex5_2p", "hex8_2p", "square8_3p", "hex8_4p")
+    assert (options.selfplay_ratio, options.training_ratio, options.tournament_ratio) == (1, 0, 0)
+    assert plan.warnings == ()
+
+
+@pytest.mark.parametrize("name", ["unified_loop.yaml", "openspiel.yaml"])
+def test_what_is_commented_out_as_an_example_would_load_too(name, tmp_path):
+    text = (CONFIG / name).read_text()
+    path = tmp_path / name
+    (tmp_path / "unified_loop.yaml").write_text((CONFIG / "unified_loop.yaml").read_text())
+    path.write_text(re.sub(r"^( *)# (?!configs:)( *[a-z0-9_]+:.*)$", r"\1\2", text, flags=re.MULTILINE))
+    load(path, LOOPS, FleetOptions)
+
+
+def test_the_default_shows_an_example_of_every_section():
+    text = (CONFIG / "unified_loop.yaml").read_text()
+    for section in FleetOptions.model_fields:
+        assert re.search(rf"^(# )?{section}:$", text, flags=re.MULTILINE), section
