@@ -1,0 +1,151 @@
+-- What every script of the job queue shares; it stands before each, after the fence.
+-- Prefixes: + job id, + capability, + capability, + node id.
+local JOB, READY, DELAYED, HOLDS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local CLAIMED, RUNNING, FINISHED, COUNTS, GAMES, SEQ = KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local FENCE_KEYS = {KEYS[11], KEYS[12]}
+
+local HELD = {claimed = CLAIMED, running = RUNNING}
+local OUTSTANDING = {pending = 1, claimed = 1, running = 1}
+local FINAL = {completed = 1, failed = 1, cancelled = 1, timed_out = 1, abandoned = 1}
+local KEEP_SECONDS, KEEP_LISTED = 86400, 1000
+
+local function clock(now)
+  if now ~= '' then return tonumber(now) end
+  local t = redis.call('TIME')
+  return t[1] * 1000 + math.floor(t[2] / 1000)
+end
+
+-- Numbers are written out in full: the server may shorten large ones to an exponent.
+local function text(number) return string.format('%.0f', number) end
+
+local function integer(value)
+  return value and #value < 17 and value:find('^%-?%d+$') and tonumber(value) or nil
+end
+
+-- An entry stands for its job in every sorted set: a padded sequence number, so that equal scores stay
+-- first come, first served, and all the counters need, so that they hold when the job's record does not.
+local function entry_of(id, kind, config)
+  return string.format('%016.0f:%s:%s:%s', redis.call('INCR', SEQ), id, kind, config)
+end
+
+local function parse(entry) return entry:match('^%d+:([%w._-]+):([%w_]+):([%w_]+)$') end
+
+local function tally(field, by)
+  if redis.call('HINCRBY', COUNTS, field, by) == 0 then redis.call('HDEL', COUNTS, field) end
+end
+
+local function depth()
+  local sum = 0
+  for status in pairs(OUTSTANDING) do sum = sum + (redis.call('HGET', COUNTS, 'status:' .. status) or 0) end
+  return sum
+end
+
+-- move(job, to, now, due): the one way from status to status (from nil for a new job), for sets and counters.
+local function move(job, to, now, due)
+  local from, key = job.status, JOB .. job.id
+  if from == 'pending' then
+    redis.call('ZREM', READY .. job.capability, job.entry)
+    redis.call('ZREM', DELAYED .. job.capability, job.entry)
+  elseif from then
+    redis.call('ZREM', HELD[from], job.entry)
+    redis.call('SREM', HOLDS .. job.node, job.entry)
+  end
+  redis.call('HSET', key, 'status', to)
+  if to == 'pending' then
+    if due and due > now then
+      redis.call('ZADD', DELAYED .. job.capability, text(due), job.entry)
+    else
+      redis.call('ZADD', READY .. job.capability, text(job.rank), job.entry)
+    end
+  elseif HELD[to] then
+    redis.call('ZADD', HELD[to], text(now), job.entry)
+    redis.call('SADD', HOLDS .. job.node, job.entry)
+  else
+    redis.call('HSET', key, 'finished_at', text(now))
+    redis.call('EXPIRE', key, KEEP_SECONDS)
+    redis.call('ZADD', FINISHED, text(now), job.entry)
+    redis.call('ZREMRANGEBYRANK', FINISHED, 0, -KEEP_LISTED - 1)
+    redis.call('ZREMRANGEBYSCORE', FINISHED, '-inf', text(now - KEEP_SECONDS * 1000))
+  end
+  for _, change in ipairs({{from, -1}, {to, 1}}) do
+    if change[1] then
+      tally('status:' .. change[1], change[2])
+      tally('kind:' .. job.kind .. ':' .. change[1], change[2])
+      if OUTSTANDING[change[1]] then tally('outstanding:' .. job.kind .. ':' .. job.config, change[2]) end
+    end
+  end
+  job.status = to
+end
+
+-- load(id): the job's record, or nil when it is missing or not to be trusted.
+local function load(id)
+  local row = redis.pcall('HMGET', JOB .. id, 'entry', 'status', 'capability', 'rank', 'attempt', 'failures',
+    'max_attempts', 'node', 'owner', 'heartbeat_at', 'id', 'kind', 'config')
+  if row.err or not row[1] then return nil end
+  local job = {
+    id = row[11], kind = row[12], config = row[13], entry = row[1], status = row[2], capability = row[3] or '', rank = integer(row[4]),
+    attempt = integer(row[5]), failures = integer(row[6]), max_attempts = integer(row[7]),
+    node = row[8], owner = row[9], heartbeat_at = integer(row[10]),
+  }
+  local named, kind, config = parse(job.entry)
+  local same = job.id == id and named == id and job.kind == kind and job.config == config
+  local known = OUTSTANDING[job.status] or FINAL[job.status]
+  local numbers = job.rank and job.attempt and job.failures and job.max_attempts
+  local holder = not HELD[job.status] or (job.node and job.owner and job.heartbeat_at)
+  if same and known and numbers and holder and job.capability:find('^[a-z][a-z0-9_]*$') then return job end
+  return nil
+end
+
+-- An entry without a sound record ends as failed, so that it stands in nobody's way.
+local function discard(entry, status, place, now)
+  redis.call('ZREM', HELD[status] or READY .. place, entry)
+  local id, kind, config = parse(entry)
+  if not id then return end -- no job was ever counted for it
+  local other = load(id)
+  local job = {id = id, entry = entry, kind = kind, config = config, status = status, capability = place, node = place}
+  if other and other.entry ~= entry then job.id = id .. ':lost' end -- the id belongs to a later job
+  local key = JOB .. job.id
+  redis.call('DEL', key)
+  redis.call('HSET', key, 'id', id, 'entry', entry, 'kind', kind, 'config', config, 'capability', 'unknown',
+    'priority', '0', 'payload', '{}', 'attempt', '0', 'failures', '0', 'max_attempts', '1', 'timeout', '1',
+    'rank', text(now), 'created_at', text(now), 'error', cjson.encode('the record of this job was lost or malformed'))
+  move(job, 'failed', now)
+end
+
+-- fetch(entry, status, place, now): the job an entry stands for in that status; place is its capability or its node.
+local function fetch(entry, status, place, now)
+  local id = parse(entry)
+  local job = id and load(id)
+  local at_home = job and (HELD[status] and job.node or job.capability) == place
+  if at_home and job.entry == entry and job.status == status then return job end
+  discard(entry, status, place, now)
+  return nil
+end
+
+-- Only the holder of this attempt may speak for a job.
+local function held_by(id, attempt, node, owner)
+  local job = load(id)
+  if job and HELD[job.status] and job.attempt == tonumber(attempt) and job.node == node and job.owner == owner then
+    return job
+  end
+  return nil
+end
+
+local function requeue(job, now, due, why)
+  local key = JOB .. job.id
+  redis.call('HDEL', key, 'node', 'owner', 'claimed_at', 'started_at', 'heartbeat_at', 'not_before')
+  redis.call('HSET', key, 'failures', text(job.failures), 'error', why)
+  if due > now then redis.call('HSET', key, 'not_before', text(due)) end
+  move(job, 'pending', now, due)
+end
+
+local function finish(job, now, status, why)
+  redis.call('HSET', JOB .. job.id, 'failures', text(job.failures), 'error', why)
+  move(job, status, now)
+end
+
+-- One more failure: another attempt at `due` if there is one left, else the end.
+local function retry(job, now, due, ending, why)
+  job.failures = job.failures + 1
+  if job.failures < job.max_attempts then requeue(job, now, due, why) else finish(job, now, ending, why) end
+end

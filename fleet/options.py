@@ -1,0 +1,56 @@
+"""The part of the configuration that belongs to the domain and not to one loop."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+from fleet.configs import BoardConfig
+from fleet.kinds import OPENSPIEL_KINDS, JobKind
+
+
+def _board(name: str) -> str:
+    return str(BoardConfig.parse(name))
+
+
+#: A board configuration's name, such as `hex8_2p`.
+ConfigName = Annotated[str, AfterValidator(_board)]
+
+#: A kind of job, such as `selfplay`.
+KindName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+
+#: An address with a scheme, such as `json://host:port/path`.
+Url = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9+.-]*://.+$")]
+
+
+class EloTarget(BaseModel):
+    """What one board configuration must reach before its training is done."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    target_elo: float | None = Field(default=None, gt=0, description="Elo; absent: the populator's target_elo")
+    min_games_for_training: int | None = Field(default=None, ge=0)
+
+
+class Notify(BaseModel):
+    """Where notifications go: Apprise URLs. None by default, so nothing is sent."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    urls: tuple[Url, ...] = Field(default=(), repr=False)  # addresses carry passwords and tokens
+    interval: float = Field(default=60.0, ge=0, description="least seconds between two of the same title")
+
+
+class FleetOptions(BaseModel):
+    """Top-level sections beside the loops' stanzas."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    jobs: dict[KindName, JobKind] = Field(default=OPENSPIEL_KINDS, description="what each kind of job runs")
+    elo_targets: dict[ConfigName, EloTarget] = Field(default_factory=dict)
+    notify: Notify = Notify()
+
+    def elo_target(self, config: str) -> EloTarget:
+        """What is said of one configuration; nothing, when it is not named."""
+        return self.elo_targets.get(config, EloTarget())

@@ -1,0 +1,250 @@
+"""What to put into the job queue next: a pure decision.
+
+The queue is kept at a depth, not filled at a rate: twice the active nodes, but at least the configured
+minimum, of jobs pending, claimed and running. What is missing is shared out twice by the same rule
+(`next_share`): among the kinds of jobs by their ratios, then among the configurations that still have
+a target to reach, by the scheduler's scores. Both are judged against what is outstanding now, so a kind
+or a configuration that is not drained cannot fill the queue, and none is left out.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from fleet.job import OUTSTANDING, JobCounts, JobSpec, JobStatus
+from fleet.kinds import JobKind
+from fleet.options import FleetOptions
+from fleet.priority import CURRICULUM_WEIGHTS, DEFAULT_WEIGHT, MEDIUM, score, velocity
+from fleet.ratings import ConfigStandings, Standings
+
+JOBS_PER_NODE = 2  # outstanding for each active node: one at work, one waiting
+LEAST_HEALTH = 0.2
+MAX_BOOST = 50  # priority added for the configuration that needs work most
+
+
+class Policy(Protocol):
+    """How much, of what, for which configurations: the populator's options."""
+
+    min_queue_depth: int
+    max_queue_depth: int
+    target_elo: float
+    selfplay_ratio: float
+    training_ratio: float
+    tournament_ratio: float
+    selfplay_games_per_item: int
+    selfplay_priority: int
+    training_priority: int
+    min_games_for_training: int
+    tournament_games: int
+    tournament_priority: int
+    backpressure_soft: int
+    backpressure_hard: int
+    curriculum_weights: dict[str, float]
+    board_priority_overrides: dict[str, int]
+
+    @property
+    def config_names(self) -> tuple[str, ...]: ...
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What the decision is made from. `now` is seconds since the epoch; `known_nodes` counts the active ones too."""
+
+    now: float
+    counts: JobCounts
+    standings: Standings = field(default_factory=Standings)
+    active_nodes: int = 0
+    known_nodes: int = 0
+
+
+@dataclass(frozen=True)
+class Item:
+    """A job to enqueue, before it has an id."""
+
+    kind: str
+    config: str
+    priority: int
+    payload: Mapping[str, Any]
+
+    def spec(self, template: JobKind) -> JobSpec:
+        """The job, under the limits of its kind's template."""
+        return JobSpec(
+            kind=self.kind,
+            config=self.config,
+            priority=self.priority,
+            capability=template.capability,
+            payload=self.payload,
+            timeout=template.timeout,
+            max_attempts=template.max_attempts,
+        )
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to add, in the order to add it, to reach at most `depth_target`. `reason` is for the log."""
+
+    items: tuple[Item, ...]
+    depth_target: int
+    met: tuple[str, ...]
+    unmet: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """A kind that may be queued: its share, base priority and payload, and the configurations it is for."""
+
+    ratio: float
+    priority: int
+    payload: Mapping[str, Any]
+    configs: tuple[str, ...]
+
+
+def decide(snapshot: Snapshot, policy: Policy, fleet: FleetOptions) -> Decision:
+    """What is to be enqueued now. The same snapshot gives the same decision.
+
+    Raises ValueError when a target is unmet but no kind of job has both a ratio and a command, because
+    the queue would then stay empty for ever.
+    """
+    standings = snapshot.standings
+    targets = {name: _own(fleet.elo_target(name).target_elo, policy.target_elo) for name in policy.config_names}
+    met = tuple(name for name, target in targets.items() if standings[name].meets(target))
+    unmet = {name: target for name, target in targets.items() if name not in met}
+    room, reason = _room(snapshot, policy)
+    if not unmet:
+        room, reason = 0, "every target is met"
+    kinds = _kinds(tuple(unmet), snapshot, policy, fleet) if room else {}
+    if room and not kinds:
+        reason = "no configuration has the games or the participants that the kinds of jobs need"
+    items = _fill(room, kinds, unmet, snapshot, policy) if kinds else ()
+    return Decision(items, depth_target(snapshot, policy), met, tuple(unmet), reason)
+
+
+def depth_target(snapshot: Snapshot, policy: Policy) -> int:
+    """How many jobs should be outstanding."""
+    wanted = max(policy.min_queue_depth, JOBS_PER_NODE * snapshot.active_nodes)
+    return min(wanted, policy.max_queue_depth)
+
+
+def next_share(shares: Mapping[str, float], outstanding: Mapping[str, int], turn: str) -> str:
+    """Whose turn it is, by weighted fair shares of what is outstanding.
+
+    Nobody gets more than the share of the new total, rounded up. Among those below that, the turn is
+    drawn by lot in proportion to the shares; `turn` names it, and one name always draws the same lot.
+    So the shares hold at every total, and one whose share is less than one job still gets its turn.
+    """
+    total = sum(outstanding.get(name, 0) for name in shares) + 1
+    weight = sum(shares.values())
+    below = [
+        name for name, share in shares.items() if outstanding.get(name, 0) < math.ceil(total * share / weight - 1e-9)
+    ]
+    # A regular sequence in place of the lot can fall in step with the drain and never name some of them.
+    lot = random.Random(turn)  # noqa: S311
+    return lot.choices(below, [shares[name] for name in below])[0]
+
+
+def _room(snapshot: Snapshot, policy: Policy) -> tuple[int, str]:
+    """How many jobs to add, and why so many.
+
+    Backpressure and an ailing cluster make the filling slower; they never lower the depth that is
+    filled to, nor stop it short of the hard limit.
+    """
+    missing = depth_target(snapshot, policy) - snapshot.counts.depth
+    pending = snapshot.counts.by_status.get(JobStatus.PENDING, 0)
+    if missing <= 0:
+        return 0, f"the queue holds {snapshot.counts.depth} jobs, as many as it should"
+    if pending >= policy.backpressure_hard:
+        return 0, f"{pending} jobs are pending, at or above backpressure_hard ({policy.backpressure_hard})"
+    span = policy.backpressure_hard - policy.backpressure_soft
+    pressure = min(1.0, (policy.backpressure_hard - pending) / span)
+    health = snapshot.active_nodes / snapshot.known_nodes if snapshot.known_nodes else 1.0
+    room = max(1, int(missing * pressure * max(LEAST_HEALTH, health)))
+    reason = f"{missing} jobs missing"
+    if pressure < 1:
+        reason += f", {pending} pending"
+    if health < 1:
+        reason += f", {snapshot.active_nodes} of {snapshot.known_nodes} nodes active"
+    return room, reason
+
+
+def _kinds(unmet: tuple[str, ...], snapshot: Snapshot, policy: Policy, fleet: FleetOptions) -> dict[str, _Kind]:
+    """The kinds that can be queued now. The share of one that cannot goes to the others."""
+
+    def trainable(name: str) -> bool:
+        needed = _own(fleet.elo_target(name).min_games_for_training, policy.min_games_for_training)
+        return snapshot.counts.games.get(name, 0) >= needed
+
+    def comparable(name: str) -> bool:
+        return snapshot.standings[name].rated >= 2 or snapshot.standings[name].models >= 1
+
+    selfplay, tournament = {"games": policy.selfplay_games_per_item}, {"games": policy.tournament_games}
+    trained, compared = tuple(filter(trainable, unmet)), tuple(filter(comparable, unmet))
+    kinds = {
+        "selfplay": _Kind(policy.selfplay_ratio, policy.selfplay_priority, selfplay, unmet),
+        "training": _Kind(policy.training_ratio, policy.training_priority, {}, trained),
+        "tournament": _Kind(policy.tournament_ratio, policy.tournament_priority, tournament, compared),
+    }
+    kinds = {name: kind for name, kind in kinds.items() if kind.ratio > 0 and name in fleet.jobs}
+    if not kinds:
+        raise ValueError(
+            "no kind of job can be queued: give selfplay, training or tournament a command in `jobs` "
+            f"and a ratio above 0 in `queue_populator` (`jobs` has {', '.join(fleet.jobs) or 'none'})"
+        )
+    return {name: kind for name, kind in kinds.items() if kind.configs}
+
+
+def _fill(
+    room: int, kinds: Mapping[str, _Kind], unmet: Mapping[str, float], snapshot: Snapshot, policy: Policy
+) -> tuple[Item, ...]:
+    counts, standings = snapshot.counts, snapshot.standings
+    scores = {name: _score(name, standings[name], unmet[name], policy, snapshot.now) for name in unmet}
+    boosts = {name: round(MAX_BOOST * value / max(scores.values())) for name, value in scores.items()}
+    reasons = {name: _reason(standings[name], target) for name, target in unmet.items()}
+    ratios = {name: kind.ratio for name, kind in kinds.items()}
+    by_kind = {name: counts.by_kind.get(name, {}) for name in kinds}
+    outstanding = {name: sum(by_kind[name].get(status, 0) for status in OUTSTANDING) for name in kinds}
+    queued = {name: sum(by_kind[name].values()) for name in kinds}  # ever, so it numbers the turns
+    placed = Counter(counts.outstanding)  # by kind and configuration
+    items = []
+    for _ in range(room):
+        name = next_share(ratios, outstanding, f"kind {sum(queued.values())}")
+        kind = kinds[name]
+        shares = {config: scores[config] for config in kind.configs}
+        config = next_share(shares, {config: placed[name, config] for config in shares}, f"{name} {queued[name]}")
+        payload = {**kind.payload, "reason": reasons[config]}
+        items.append(Item(name, config, kind.priority + boosts[config], payload))
+        outstanding[name] += 1
+        queued[name] += 1
+        placed[name, config] += 1
+    return tuple(items)
+
+
+def _own(own: float | None, general: float) -> float:
+    return general if own is None else own
+
+
+def _score(name: str, standing: ConfigStandings, target: float, policy: Policy, now: float) -> float:
+    best = standing.best
+    return score(
+        rating=None if best is None else best.rating,
+        target=target,
+        age=None if best is None or best.updated_at is None else now - best.updated_at,
+        elo_per_day=velocity(standing.history),
+        weight=policy.curriculum_weights.get(name, CURRICULUM_WEIGHTS.get(name, DEFAULT_WEIGHT)),
+        level=policy.board_priority_overrides.get(name, MEDIUM),
+    )
+
+
+def _reason(standing: ConfigStandings, target: float) -> str:
+    best = standing.best
+    if best is None:
+        return f"target {target:g}: no model is rated yet"
+    return (
+        f"target {target:g}: {best.participant[:80]} has {best.rating:.0f} after {best.games} games, "
+        f"lower bound {best.lower_bound:.0f}"
+    )
