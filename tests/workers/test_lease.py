@@ -1,0 +1,174 @@
+"""Who leads: one at a time, with a fence that only rises."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from fleet.fence import Fence, FenceRefused
+from fleet.jobs import JobQueue, JobSpec
+from workers import keys
+from workers.lease import LeaderLease, LeaseTiming, boottime
+from workers.settings import connect
+
+
+@pytest.fixture
+def client(redis: Redis, session_server: Any) -> Redis:
+    return connect(session_server.url)
+
+
+@pytest.fixture
+def compete(client: Redis) -> Iterator[Callable[..., LeaderLease]]:
+    """Start leases that compete until the test is over, however it ends."""
+    started: list[LeaderLease] = []
+
+    def start(node: str, **options: Any) -> LeaderLease:
+        lease = LeaderLease(client, node, **options)
+        started.append(lease)
+        lease.start()
+        return lease
+
+    yield start
+    for lease in started:
+        lease.stop()
+
+
+def expire(client: Redis) -> None:
+    client.hset(keys.LEADER, "until", 0)
+
+
+def test_only_one_holds_it_and_its_renewals_keep_the_fence(client: Redis) -> None:
+    first, second = LeaderLease(client, "n1"), LeaderLease(client, "n2")
+    assert first.try_once()
+    fence = first.fence()
+    assert fence > 0
+    assert not second.try_once()
+    assert second.fence() == 0
+    assert first.try_once()
+    assert first.fence() == fence
+
+
+def test_the_fence_rises_with_each_term_and_after_a_loss_of_all_data(client: Redis) -> None:
+    fences = []
+    for lose in (expire, lambda c: c.flushall(), expire, lambda c: c.delete(keys.GUARD, keys.LEADER)):
+        lease = LeaderLease(client, "n1")
+        assert lease.try_once()
+        fences.append(lease.fence())
+        lose(client)
+        while client.time()[0] * 1000 + client.time()[1] // 1000 <= fences[-1]:
+            pass  # terms shorter than a millisecond run ahead of the clock
+    assert fences == sorted(set(fences))
+
+
+def test_a_lease_that_lapsed_starts_a_new_term_even_for_its_last_holder(client: Redis) -> None:
+    lease = LeaderLease(client, "n1")
+    lease.try_once()
+    before = lease.fence()
+    expire(client)
+    lease.try_once()
+    assert lease.fence() > before
+
+
+def test_belief_ends_before_the_lease_does_and_without_any_answer(client: Redis) -> None:
+    timing = LeaseTiming(ttl=60, renew_deadline=0.05, retry_period=0.01)
+    lease = LeaderLease(client, "n1", timing=timing)
+    assert lease.try_once()
+    until = boottime() + 5
+    while lease.fence() and boottime() < until:
+        threading.Event().wait(0.005)
+    assert lease.fence() == 0
+    assert float(client.hget(keys.LEADER, "until")) / 1000 > time.time() + 50
+
+
+@pytest.mark.parametrize(("ttl", "deadline", "retry"), [(4, 4, 0.5), (4, 0.5, 0.5), (1, 2, 0.5), (4, 2, 0)])
+def test_unsafe_timing_is_refused(ttl: float, deadline: float, retry: float) -> None:
+    with pytest.raises(ValueError, match="unsafe lease timing"):
+        LeaseTiming(ttl, deadline, retry)
+
+
+def test_a_resigning_leader_hands_over_at_once(client: Redis, compete: Callable[..., LeaderLease]) -> None:
+    leads, gained = threading.Event(), threading.Event()
+    first = compete("n1", changed=leads.set)
+    assert leads.wait(5)
+    second = compete("n2", changed=gained.set)
+    started = time.monotonic()
+    first.resign()
+    assert first.fence() == 0
+    assert gained.wait(5)
+    assert second.fence() > 0
+    assert time.monotonic() - started < 1.0
+    second.stop()
+    assert client.exists(keys.LEADER) == 0
+
+
+def test_fifty_candidates_never_lead_at_once(client: Redis, session_server: Any) -> None:
+    timing = LeaseTiming(ttl=0.5, renew_deadline=0.3, retry_period=0.05)
+    terms: list[tuple[int, str]] = []
+    leases = [LeaderLease(connect(session_server.url), f"n{i}", timing=timing) for i in range(50)]
+
+    def seize(lease: LeaderLease) -> None:
+        for _ in range(20):
+            if lease.try_once():
+                terms.append((lease.fence(), lease.token))
+            if terms and len(terms) % 5 == 0:
+                expire(client)
+
+    threads = [threading.Thread(target=seize, args=(lease,)) for lease in leases]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    owners: dict[int, set[str]] = {}
+    for fence, owner in terms:
+        if fence:  # 0: the belief had ended before it was asked
+            owners.setdefault(fence, set()).add(owner)
+    assert len(owners) > 1
+    assert all(len(who) == 1 for who in owners.values())
+
+
+def test_a_write_with_an_old_fence_is_refused_and_writes_nothing(client: Redis) -> None:
+    old, new = LeaderLease(client, "n1"), LeaderLease(client, "n2")
+    old.try_once()
+    queue, spec = JobQueue(client), JobSpec(kind="selfplay", config="hex8_2p")
+    fence = Fence(old.fence(), old.token, "", keys.GUARD, "")
+    assert len(queue.enqueue([spec], fence=fence)) == 1
+    expire(client)
+    new.try_once()
+    with pytest.raises(FenceRefused):
+        queue.enqueue([JobSpec(kind="selfplay", config="hex8_2p")], fence=fence)
+    with pytest.raises(FenceRefused):  # the same number under another owner is no better
+        queue.enqueue([JobSpec(kind="selfplay", config="hex8_2p")], fence=Fence(new.fence(), "me", "", keys.GUARD, ""))
+    assert queue.counts().depth == 1
+
+
+def await_leading(lease: LeaderLease) -> None:
+    until = boottime() + 5
+    while not lease.fence():
+        assert boottime() < until, "it does not lead"
+        threading.Event().wait(0.005)
+
+
+def test_a_leader_that_steps_down_lets_another_one_lead_first(compete: Callable[..., LeaderLease]) -> None:
+    timing = LeaseTiming(ttl=0.5, renew_deadline=0.3, retry_period=0.05)
+    first = compete("n1", timing=timing)
+    await_leading(first)
+    second = compete("n2", timing=timing)
+    first.step_down()
+    assert first.fence() == 0
+    await_leading(second)
+    assert first.fence() == 0
+    second.stop()
+    await_leading(first)  # it competes again once it has rested
+
+
+def test_a_lease_from_before_the_clock_went_back_keeps_nobody_waiting(client: Redis) -> None:
+    old, new = LeaderLease(client, "n1"), LeaderLease(client, "n2")
+    old.try_once()
+    client.hset(keys.LEADER, "until", round((time.time() + 86_400) * 1000))
+    assert new.try_once()
+    assert new.fence() > old.fence()

@@ -1,0 +1,197 @@
+"""The command line: `backbeat ...`, and the same under `celery -A workers.app loops ...`.
+
+Exit codes: 0 done, 1 refused or failed, 2 usage.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from schedules.plan import Plan, PlanError
+from workers import cli_cluster, cli_loops, datadir
+from workers.cli_cluster import DURATION, URL, Parsed, fail
+from workers.datadir import UpError
+from workers.settings import VERSION, Settings, SettingsError, check_node_id
+
+CONFIG = Path("config/unified_loop.yaml")
+
+
+@click.group(
+    name="loops",  # what Celery calls it
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Start with `backbeat up` (a whole cluster on this machine) and `backbeat status --watch`.",
+)
+@click.version_option(VERSION, prog_name="backbeat")
+def backbeat() -> None:
+    """The background loops of a self-play training cluster.
+
+    Commands find the cluster of a `backbeat up` that was started in this directory, or take its server from
+    BACKBEAT_REDIS_URL. Exit codes: 0 done, 1 refused or failed, 2 usage.
+    """
+
+
+for _command in (
+    cli_cluster.status,
+    cli_cluster.jobs,
+    cli_cluster.nodes,
+    cli_cluster.leader,
+    cli_loops.run,
+    cli_loops.pause,
+    cli_loops.resume,
+    cli_loops.start,
+    cli_loops.stop,
+    cli_loops.interval,
+):
+    backbeat.add_command(_command)
+
+
+@backbeat.command()
+@click.option("--nodes", type=click.IntRange(1, 64), default=2, show_default=True, help="Nodes to run.")
+@click.option("--slots", type=click.IntRange(1, 256), help="Jobs a node runs at once; default: the cores, shared out.")
+@click.option(
+    "--name",
+    type=Parsed("name", lambda name: check_node_id(f"{name}-64").removesuffix("-64")),
+    default="node",
+    show_default=True,
+    help="What the nodes are called, before their number.",
+)
+@click.option(
+    "--data",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    envvar="BACKBEAT_DATA",
+    show_envvar=True,
+    default=datadir.DEFAULT,
+    show_default=True,
+    help="Where the server, the nodes and the logs keep their files.",
+)
+@click.option(
+    "--config",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    envvar="BACKBEAT_CONFIG",
+    show_envvar=True,
+    default=CONFIG,
+    show_default=True,
+    help="The loops' configuration.",
+)
+@click.option(
+    "--redis",
+    metavar="URL",
+    type=URL,
+    envvar="BACKBEAT_REDIS_URL",
+    show_envvar=True,
+    help="Use this server instead of an embedded one.",
+)
+@click.option(
+    "--flower-port",
+    metavar="PORT",
+    type=click.IntRange(1, 65535),
+    default=5555,
+    show_default=True,
+    help="Port of the dashboard; the next free one if it is taken.",
+)
+@click.option(
+    "--drain", type=DURATION, default="10s", show_default=True, help="How long running jobs may go on after Ctrl-C."
+)
+def up(
+    nodes: int,
+    slots: int | None,
+    name: str,
+    data: Path,
+    config: Path,
+    redis: str | None,
+    flower_port: int,
+    drain: float,
+) -> None:
+    """Run a whole cluster on this machine, in the foreground.
+
+    An embedded server, an agent and a jobs worker a node, beat, and Flower. Ctrl-C drains and stops all of it;
+    the next `up` on the same data directory goes on where it was, also after a crash.
+
+    \b
+    Examples:
+      backbeat up --config config/openspiel.yaml
+      backbeat up --nodes 4 --data ~/cluster
+      backbeat up --redis redis://:password@10.0.0.5:6379/0 --name lab
+    """
+    from workers.local import Local, Wanted
+
+    try:
+        capabilities = Settings.from_environment({**os.environ, "BACKBEAT_REDIS_URL": ""}).capabilities
+        plan = load_plan(config)
+        for warning in _warnings(plan, capabilities):
+            say(warning)
+        wanted = Wanted(
+            data=data,
+            config=config,
+            nodes=nodes,
+            slots=slots or max(1, (os.cpu_count() or 1) // nodes),
+            name=name,
+            capabilities=capabilities,
+            redis_url=redis,
+            flower_port=flower_port,
+            drain=drain,
+        )
+        Local(wanted, say).run()
+    except PlanError as error:
+        hint = "" if config.exists() else "\nName your configuration with --config."
+        fail(f"nothing is started, for there are mistakes in the configuration:\n{error}{hint}")
+    except (SettingsError, UpError) as error:
+        fail(str(error))
+    except OSError as error:
+        fail(f"{error.filename or data}: {error.strerror or error}")
+
+
+def say(line: str) -> None:
+    """A line of `up`, with the time. Whoever read them may be gone: the cluster goes on."""
+    try:
+        click.echo(f"{time.strftime('%H:%M:%S')} {line}")
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _warnings(plan: Plan, capabilities: tuple[str, ...]) -> list[str]:
+    wanted = {kind.capability for kind in getattr(plan.sections, "jobs", {}).values()}
+    return [f"warning: {warning}" for warning in plan.warnings] + [
+        f"warning: no node here runs jobs that want {each!r}; to offer it: BACKBEAT_CAPABILITIES="
+        f"{','.join([*capabilities, each])}"
+        for each in sorted(wanted - set(capabilities))
+    ]
+
+
+def load_plan(file: Path) -> Plan:
+    """Read a configuration against the declared loops. Raises PlanError."""
+    from fleet.options import FleetOptions
+    from schedules.plan import load
+    from tasks.loop import discover
+
+    return load(file, {name: loop.options for name, loop in discover().items()}, FleetOptions)
+
+
+@backbeat.command()
+@click.argument("file", type=click.Path(path_type=Path), envvar="BACKBEAT_CONFIG", default=CONFIG)
+def check(file: Path) -> None:
+    """Check a configuration FILE: every problem at once, with its line and what would be accepted.
+
+    Without FILE: that of BACKBEAT_CONFIG, or config/unified_loop.yaml.
+    """
+    try:
+        plan = load_plan(file)
+    except PlanError as error:
+        click.echo(str(error))
+        sys.exit(1)
+    for warning in plan.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    enabled = [name for name, stanza in plan.stanzas.items() if stanza.enabled]
+    click.echo(f"{file}: {len(plan.stanzas)} loops, {len(enabled)} enabled: {', '.join(sorted(enabled))}")
+
+
+def main() -> None:
+    """The console script."""
+    backbeat(prog_name="backbeat")

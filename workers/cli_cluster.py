@@ -1,0 +1,255 @@
+"""How commands find their cluster, and those that show it: status, jobs, nodes, leader."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+from redis import RedisError
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from schedules import durations
+from workers import datadir, show
+from workers.ledger import Ledger
+from workers.manager import LoopManager, RefusedByState, UnknownLoop
+from workers.settings import Settings, SettingsError, check_url, connect, no_answer
+
+
+class Cluster:
+    """The cluster a command talks to."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.manager = LoopManager(Ledger(connect(url)), self._send)
+
+    def _send(self, name: str, queue: str, call: str) -> None:
+        from kombu.exceptions import OperationalError  # these take a while to import, and only this needs them
+
+        from workers.app import send_run
+
+        try:
+            send_run(self.url, name, queue, call)
+        except OperationalError as error:
+            raise RedisError(str(error)) from error
+
+
+class Parsed(click.ParamType[Any, Any]):
+    """A value that a function of ours reads; what it raises ValueError for is a usage error."""
+
+    def __init__(self, name: str, parse: Callable[[Any], Any]) -> None:
+        self.name, self._parse = name, parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return self._parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+DURATION = Parsed("duration", durations.parse)
+URL = Parsed("url", check_url)
+
+
+def fail(message: str) -> NoReturn:
+    """Say why, and end with exit code 1."""
+    click.echo(f"backbeat: {message}", err=True)
+    sys.exit(1)
+
+
+# which cluster ---------------------------------------------------------------------------------------
+
+
+def find(ctx: click.Context, redis: str | None, data: Path | None) -> str:
+    """The server's URL: `--redis`, `--data`, the environment, a running `up`, the Celery app. Raises SettingsError."""
+    if redis:
+        return redis
+    if data is None and os.environ.get("BACKBEAT_REDIS_URL"):
+        return Settings.from_environment().redis_url
+    if data is None and (stated := os.environ.get("BACKBEAT_DATA")):
+        data = Path(stated)
+    if data is not None:
+        record = datadir.read_record(data)
+        if record is None:
+            raise SettingsError(f"no `backbeat up` runs on {data} ({data / datadir.RECORD} is missing)")
+        return record.redis_url
+    here = datadir.found_here()
+    if len(here) > 1:
+        choice = " or ".join(shlex.quote(str(folder)) for folder in here)
+        raise SettingsError(f"more than one `backbeat up` runs here; say which: --data {choice}")
+    if here:
+        return next(iter(here.values())).redis_url
+    app = getattr(getattr(ctx.obj, "app", None), "backbeat", None)
+    if app is not None:
+        return str(app.settings.redis_url)
+    raise SettingsError(
+        "no cluster found: no `backbeat up` was started in this directory, and BACKBEAT_REDIS_URL is not set; "
+        "start one with `backbeat up`, or name its server with --redis, or its data directory with --data"
+    )
+
+
+def on_cluster(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options and errors of a command that talks to a cluster; it gets the cluster as first argument."""
+
+    @click.option(
+        "--redis",
+        metavar="URL",
+        type=URL,
+        help="The cluster's server; default: BACKBEAT_REDIS_URL, or that of a running up.",
+    )
+    @click.option(
+        "--data",
+        metavar="DIR",
+        type=click.Path(path_type=Path),
+        help="Data directory of a running up; default: BACKBEAT_DATA, or that of an up started here.",
+    )
+    @functools.wraps(command)
+    def wrapped(redis: str | None, data: Path | None, **kwargs: Any) -> Any:
+        url = ""
+        try:
+            url = find(click.get_current_context(), redis, data)
+            return command(Cluster(url), **kwargs)
+        except (SettingsError, UnknownLoop, RefusedByState) as error:
+            fail(str(error))
+        except RedisError as error:
+            fail(no_answer(url, error) + _dead(url))
+
+    return wrapped
+
+
+def _dead(url: str) -> str:
+    """The likely cause, when the server was that of an `up`."""
+    gone = [record.pid for record in datadir.found_here().values() if record.redis_url == url and not record.alive]
+    return f"; the `backbeat up` that ran it (pid {gone[0]}) is gone: start it again" if gone else ""
+
+
+# sight -----------------------------------------------------------------------------------------------
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+
+
+@click.command()
+@click.argument("loop", required=False)
+@json_option
+@click.option("--watch", is_flag=True, help="Show it anew every second until Ctrl-C; with --json, a line each.")
+@on_cluster
+def status(cluster: Cluster, loop: str | None, as_json: bool, watch: bool) -> None:
+    """Show every loop and what is wrong, or one LOOP with its last error in full.
+
+    \b
+    Examples:
+      backbeat status --watch
+      backbeat status queue_populator
+      backbeat status --json | jq '.loops[] | select(.consecutive_errors > 0)'
+    """
+
+    def read() -> dict[str, Any]:
+        document = cluster.manager.get_status()
+        if loop is not None and loop not in document["loops"]:
+            raise UnknownLoop(loop, list(document["loops"]))
+        return document
+
+    def chosen(document: dict[str, Any]) -> Any:
+        return document["loops"][loop] if loop else document
+
+    def render(document: dict[str, Any]) -> RenderableType:
+        if loop:
+            return show.loop(document["loops"][loop], document["now"])
+        return show.status(document, console.width, troubles_first=watch)
+
+    console = _console()
+    document = read()
+    try:
+        if as_json and watch:
+            for each in _every_second(read, document):
+                click.echo(json.dumps({"error": str(each)} if isinstance(each, RedisError) else chosen(each)))
+        elif as_json:
+            click.echo(json.dumps(chosen(document), indent=2))
+        elif watch:
+            _watch(cluster.url, console, render, _every_second(read, document))
+        else:
+            console.print(render(document))
+    except KeyboardInterrupt:
+        return
+
+
+def _every_second(read: Callable[[], dict[str, Any]], first: dict[str, Any]) -> Iterator[dict[str, Any] | RedisError]:
+    document: dict[str, Any] | RedisError = first
+    while True:
+        yield document
+        time.sleep(1)
+        try:
+            document = read()
+        except RedisError as error:
+            document = error
+
+
+def _watch(
+    url: str,
+    console: Console,
+    render: Callable[[dict[str, Any]], RenderableType],
+    documents: Iterator[dict[str, Any] | RedisError],
+) -> None:
+    """Keeps the last picture below the error while the server is away."""
+    last: RenderableType = ""
+    with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
+        for document in documents:
+            if isinstance(document, RedisError):
+                shown: RenderableType = Group(Text(no_answer(url, document), style="red"), Text(), last)
+            else:
+                shown = last = render(document)
+            if console.is_terminal:
+                live.update(shown, refresh=True)
+            else:
+                console.print(shown)
+
+
+@click.command()
+@json_option
+@on_cluster
+def jobs(cluster: Cluster, as_json: bool) -> None:
+    """Count the jobs by status and kind."""
+    document = cluster.manager.get_status()["jobs"]
+    _print(document, show.jobs(document), as_json)
+
+
+@click.command()
+@json_option
+@on_cluster
+def nodes(cluster: Cluster, as_json: bool) -> None:
+    """List the nodes: their processes, and when each was last seen."""
+    document = cluster.manager.get_status()
+    _print(document["nodes"], show.nodes(document), as_json)
+
+
+@click.command()
+@json_option
+@on_cluster
+def leader(cluster: Cluster, as_json: bool) -> None:
+    """Show who leads, and since when. Exit code 1 when nobody does."""
+    document = cluster.manager.get_status()
+    _print(document["leader"], show.leader(document), as_json)
+    if document["leader"] is None:
+        sys.exit(1)
+
+
+def _print(document: Any, table: RenderableType, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(document, indent=2))
+    else:
+        _console().print(table)
+
+
+def _console() -> Console:
+    """The terminal; what is piped into another program is not cut to a screen's width."""
+    console = Console(highlight=False)
+    return console if console.is_terminal or "COLUMNS" in os.environ else Console(highlight=False, width=200)

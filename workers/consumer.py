@@ -1,0 +1,62 @@
+"""Celery's worker and consumer with the defaults of this house."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from celery.apps.worker import Worker as CeleryWorker
+from celery.exceptions import WorkerShutdown
+from celery.worker.consumer import Consumer as CeleryConsumer
+from redis import RedisError
+
+from workers.settings import SettingsError, refuse_eviction
+
+log = logging.getLogger("backbeat.consumer")
+
+
+class Worker(CeleryWorker):
+    """A worker without gossip and mingle: nothing here uses them, and at start they cost seconds and replies."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "without_gossip": True, "without_mingle": True})
+
+
+class Consumer(CeleryConsumer):
+    """A consumer that is back within a second of the broker: kombu's own backoff grows to 30 s."""
+
+    first_connection_attempt: bool
+
+    def ensure_connected(self, conn: Any) -> Any:
+        def tell(error: BaseException, _interval: float) -> None:
+            self.broker_connection_retry_attempt += 1
+            if self.broker_connection_retry_attempt % 20 == 1:
+                _log(conn, error)
+
+        conn = conn.ensure_connection(
+            tell, None, interval_start=0.2, interval_step=0.2, interval_max=1.0, callback=_maybe_shutdown
+        )
+        self.broker_connection_retry_attempt = 0
+        if self.first_connection_attempt:
+            self._refuse_eviction()
+        self.first_connection_attempt = False
+        return conn
+
+    def _refuse_eviction(self) -> None:
+        try:
+            refuse_eviction(self.app.backbeat.redis)
+        except SettingsError as error:
+            log.critical("%s", error)
+            raise WorkerShutdown(1) from None
+        except RedisError as error:
+            log.warning("the server did not say whether it evicts: %s", error)
+
+
+def _log(conn: Any, error: BaseException) -> None:
+    log.error("no connection to %s: %s; trying again every second", conn.as_uri(), error)
+
+
+def _maybe_shutdown() -> None:
+    from celery.worker.state import maybe_shutdown
+
+    maybe_shutdown()

@@ -1,0 +1,63 @@
+"""Every Redis key of Backbeat on one page.
+
+All keys share the hash tag `{backbeat}`, so that a script may touch several of them.
+Two clusters on one server use two databases. Leases carry their end as a field or a score, on Redis
+time, and are judged by the scripts; no key that holds state expires by itself unless it says so here.
+The broker's own keys (the queues `loops`, `leader`, `node.*` and `jobs.*`, `_kombu.*`, `unacked*`) are Celery's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fleet import jobs, nodes, notices
+
+LOOPS = "{backbeat}:loops"
+LOOP = "{backbeat}:loop:"
+DUE = "{backbeat}:due"
+RUNNING = "{backbeat}:running"
+ISSUED = "{backbeat}:issued"
+BEAT = "{backbeat}:beat"
+BEATS = "{backbeat}:beats"
+LEADER = "{backbeat}:leader"
+GUARD = "{backbeat}:leader:guard"
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key, or a family of keys when the name ends in `:`. `ttl` is `none`, or what ends by itself and when."""
+
+    name: str
+    type: str
+    ttl: str
+    meaning: str
+
+    def covers(self, key: str) -> bool:
+        """Whether `key` is this key, or of this family."""
+        return key == self.name or (self.name.endswith(":") and key.startswith(self.name))
+
+
+PAGE = (
+    Key(LOOPS, "set", "none", "names of the loops that beat fires"),
+    Key(LOOP, "hash", "none", "+ name: a loop's cadence, switches, counters, current run, last run, last error"),
+    Key(DUE, "zset", "none", "loop -> when it is due next (ms): its slot, or the end of its backoff"),
+    Key(RUNNING, "zset", "none", "loop -> when its run lease ends (ms); renewed while the body runs"),
+    Key(ISSUED, "zset", "none", "loop -> when its untaken tick was last sent (ms)"),
+    Key(BEAT, "hash", "field until", "the active beat's lease: token, identity, since, until"),
+    Key(BEATS, "zset", "60 s a member", "beat replica -> last poll (ms)"),
+    Key(LEADER, "hash", "field until", "the leader's lease: token, fence, node_id, host, pid, since, until"),
+    Key(GUARD, "hash", "none", "the newest fence seen and its owner; every fenced write asks it"),
+    Key(nodes.NODES, "zset", "none", "node -> last_seen (ms)"),
+    Key(nodes.NODE, "hash", "none", "+ node: role -> what that process reports (JSON)"),
+    Key(jobs.JOB, "hash", "24 h once it is over", "+ id: all of a job (instants in ms)"),
+    Key(jobs.READY, "zset", "none", "+ capability: entry of a job that can be claimed -> rank, best first"),
+    Key(jobs.DELAYED, "zset", "none", "+ capability: entry of a job in its backoff -> not_before (ms)"),
+    Key(jobs.HOLDS, "set", "none", "+ node: entries of the jobs that node holds"),
+    Key(jobs.CLAIMED, "zset", "none", "entry of a claimed job -> last heartbeat (ms)"),
+    Key(jobs.RUNNING, "zset", "none", "entry of a running job -> last heartbeat (ms)"),
+    Key(jobs.FINISHED, "zset", "24 h a member, newest 1,000", "entry of a job that is over -> finished_at (ms)"),
+    Key(jobs.COUNTS, "hash", "none", "status:.., kind:..:.., outstanding:..:.. -> number of jobs"),
+    Key(jobs.GAMES, "hash", "none", "board configuration -> games in completed jobs"),
+    Key(jobs.SEQ, "string", "none", "sequence number of the last job"),
+    Key(notices.EVENTS, "stream", "newest 1,000 or so", "what the operator was told: title, body, severity"),
+)
