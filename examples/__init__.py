@@ -1,0 +1,1 @@
+"""Programs that Backbeat's jobs can run."""
