@@ -1,78 +1,228 @@
-"""The node registry: who is there, and when each was last heard."""
+"""The node registry: who is there, what each process of a node reports, and what loops and operators say of a node.
+
+A node has two roles, `agent` and `jobs`, each with one process that reports facts about itself every
+few seconds. Beside them stand marks: what others found out or decided about the node (`health`, `idle`,
+`drain`). Ages are judged on Redis time: a node's own clock is never asked.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
 from typing import Any
 
 from redis import Redis
 
-from fleet.fence import script
+from fleet.fence import UNFENCED, Fence, FenceRefused, script
 
 NODES = "{backbeat}:nodes"  # sorted set: node id -> last_seen, ms of Redis time
-NODE = "{backbeat}:node:"  # + node id: hash, role (agent, jobs) -> JSON of what that process reports
+NODE = "{backbeat}:node:"  # + node id: hash, role or mark -> JSON; `role:at` (ms) and `role:owner` beside a role
+
+ROLES = ("agent", "jobs")
+#: What others say of a node: health_aggregation, idle_detection, whoever drains it.
+MARKS = ("health", "idle", "drain")
+#: Seconds between two heartbeats of a process.
+HEARTBEAT = 5.0
+#: Seconds without a heartbeat after which a process counts as silent: another may then take its role.
+SILENT_AFTER = 3 * HEARTBEAT
+
+_FIELDS = (*(name for role in ROLES for name in (role, f"{role}:at")), *MARKS)
+
+
+class NodeTaken(Exception):
+    """Another process has this role of this node: `facts` are its own, `heard_at` is on Redis time."""
+
+    def __init__(self, node_id: str, role: str, facts: Mapping[str, Any], heard_at: float) -> None:
+        super().__init__(f"{node_id} has an {role} process already: pid {facts.get('pid')} on {facts.get('host')}")
+        self.facts, self.heard_at = facts, heard_at
 
 
 @dataclass(frozen=True)
 class Node:
-    """One node: `last_seen` in seconds since the epoch on Redis time, and what each role's process reports."""
+    """One node. Instants are seconds since the epoch on Redis time.
+
+    `last_seen` is the last heartbeat of any role, `heard` that of each; `roles` holds the facts each
+    role's process reports, `marks` what others say; `history` is read only when asked for.
+    """
 
     node_id: str
     last_seen: float
     roles: Mapping[str, Mapping[str, Any]]
+    heard: Mapping[str, float] = field(default_factory=dict)
+    marks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    history: Sequence[Sequence[float | None]] = ()
 
     @property
     def host(self) -> str:
         """The machine's name, as any of its processes reports it."""
         return next((str(facts["host"]) for facts in self.roles.values() if "host" in facts), "")
 
-    def document(self) -> dict[str, Any]:
-        """The node as `nodes --json` shows it."""
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """What the agent measured last; empty without an agent."""
+        found: Mapping[str, Any] = self.roles.get("agent", {}).get("metrics", {})
+        return found
+
+    @property
+    def running(self) -> Sequence[str]:
+        """Ids of the jobs that its jobs worker runs."""
+        found: Sequence[str] = self.roles.get("jobs", {}).get("running", ())
+        return found
+
+    @property
+    def left(self) -> bool:
+        """Whether every process of it ended in order."""
+        return not self.roles
+
+    def is_live(self, now: float) -> bool:
+        """Whether it was heard lately."""
+        return not self.left and now - self.last_seen <= SILENT_AFTER
+
+    def status(self, now: float) -> str:
+        """healthy, suspect, unhealthy, lost or left: the last judgement, corrected by what was heard since.
+
+        A node heard again since it was judged lost is no longer; one that fell silent since is suspect.
+        """
+        if self.left:
+            return "left"
+        judged = str(self.marks.get("health", {}).get("status", "healthy"))
+        if judged == "lost" and self.last_seen > float(self.marks["health"].get("at", 0)):
+            judged = "healthy"
+        return "suspect" if judged == "healthy" and not self.is_live(now) else judged
+
+    def document(self, now: float) -> dict[str, Any]:
+        """The node as `status --json` and `nodes --json` show it."""
         agent, jobs = self.roles.get("agent", {}), self.roles.get("jobs", {})
         return {
             "node_id": self.node_id,
             "host": self.host,
+            "status": self.status(now),
+            "live": self.is_live(now),
+            "reasons": self.marks.get("health", {}).get("reasons", []),
             "agent_pid": agent.get("pid"),
             "jobs_pid": jobs.get("pid"),
             "slots": jobs.get("slots", 0),
-            "running_jobs": jobs.get("running", []),
+            "running_jobs": list(self.running),
             "capabilities": jobs.get("capabilities", []),
             "version": agent.get("version", jobs.get("version")),
+            "addresses": agent.get("addresses", {}),
+            "metrics": dict(self.metrics),
+            "clock_offset": agent.get("clock_offset"),
+            "idle_since": self.marks.get("idle", {}).get("since"),
+            "draining": self.marks.get("drain"),
             "last_seen": self.last_seen,
         }
 
 
 class NodeRegistry:
-    """Heartbeats in Redis. Ages are judged on Redis time: a node's own clock is never asked."""
+    """Heartbeats and marks in Redis. `now`, seconds since the epoch, stands in for Redis time in tests."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._heartbeat = redis.register_script(script("heartbeat"))
-        self._read = redis.register_script(script("nodes"))
+        self._heartbeat = redis.register_script(script("node_heartbeat"))
+        self._leave = redis.register_script(script("node_leave"))
+        self._mark = redis.register_script(script("node_mark"))
+        self._read = redis.register_script(READ_LUA + "return read_nodes(KEYS[1], ARGV)")
 
-    def heartbeat(self, node_id: str, role: str, facts: Mapping[str, Any], *, now: float | None = None) -> None:
-        """Record that `role`'s process on `node_id` lives, and what it says; one round trip. Facts must be JSON."""
-        at = "" if now is None else round(now * 1000)
-        self._heartbeat(keys=[NODES, NODE + node_id], args=[at, node_id, role, json.dumps(facts), NODE])
+    def heartbeat(
+        self,
+        node_id: str,
+        role: str,
+        facts: Mapping[str, Any],
+        *,
+        owner: str = "",
+        history: Sequence[Sequence[float | None]] | None = None,
+        take: bool = False,
+        now: float | None = None,
+    ) -> float:
+        """Record that `role`'s process on `node_id` lives, and what it says; one round trip.
 
-    def leave(self, node_id: str, role: str) -> None:
-        """An orderly stop: this role has no process on the node any more."""
-        self._redis.hdel(NODE + node_id, role)
+        `owner` is a token of that process. Raises NodeTaken while a process with another token was heard
+        within SILENT_AFTER, unless `take` says that that one is known to be dead. `history` replaces the
+        node's, when given. Facts must be JSON. Returns Redis time.
+        """
+        rows = "" if history is None else json.dumps(history)
+        args: list[Any] = [
+            _ms(now),
+            node_id,
+            role,
+            owner,
+            round(SILENT_AFTER * 1000),
+            int(take),
+            json.dumps(facts),
+            rows,
+            NODE,
+        ]
+        at, holder, heard = self._heartbeat(keys=[NODES, NODE + node_id], args=args)
+        if holder:
+            raise NodeTaken(node_id, role, json.loads(_text(holder)), float(heard) / 1000)
+        return float(at) / 1000
 
-    def all(self) -> list[Node]:
+    def leave(self, node_id: str, role: str, *, owner: str = "") -> None:
+        """An orderly stop: this role has no process on the node any more, unless another has taken it."""
+        self._leave(keys=[NODE + node_id], args=[role, owner])
+
+    def mark(
+        self,
+        changes: Mapping[str, Mapping[str, Mapping[str, Any] | None]],
+        *,
+        forget: Iterable[str] = (),
+        fence: Fence = UNFENCED,
+    ) -> None:
+        """Set marks (node id -> mark -> value, None: take it away) and forget nodes altogether; one round trip.
+
+        A node that is not in the registry stays out of it. Raises FenceRefused, with nothing written.
+        """
+        words: list[str] = []
+        for node_id, marks in changes.items():
+            for name, value in marks.items():
+                if name not in MARKS:
+                    raise ValueError(f"mark {name!r}: one of {', '.join(MARKS)}")
+                words += [node_id, name, "" if value is None else json.dumps(value)]
+        gone = list(forget)
+        if not words and not gone:
+            return
+        args = [*fence.args, NODE, len(gone), *gone, *words]
+        if refused := self._mark(keys=[NODES, *fence.keys], args=args):
+            raise FenceRefused(f"nodes: mark refused, for a newer {_text(refused)} exists")
+
+    def all(self, *, history: bool = False) -> list[Node]:
         """Every known node by id, in one round trip."""
-        return decode_nodes(self._read(keys=[NODES], args=[NODE]))
+        return decode_nodes(self._read(keys=[NODES], args=read_arguments(history=history)), history=history)
+
+    def history(self, node_id: str) -> Sequence[Sequence[float | None]]:
+        """A node's own history, as its agent kept it."""
+        found: Any = self._redis.hget(NODE + node_id, "history")
+        rows: Sequence[Sequence[float | None]] = json.loads(found) if found else ()
+        return rows
 
 
-def decode_nodes(rows: list[Any]) -> list[Node]:
-    """Rows of `nodes.lua`: id, last_seen in ms, flat roles."""
+#: Defines `read_nodes(nodes key, words)` for the scripts that read the registry; words: `read_arguments()`.
+READ_LUA = (resources.files("fleet") / "lua" / "nodes_read.lua").read_text()
+
+
+def read_arguments(*, history: bool = False) -> list[str]:
+    """What `read_nodes` takes: the prefix of a node's key, then the fields."""
+    return [NODE, *_FIELDS, *(["history"] if history else [])]
+
+
+def decode_nodes(rows: list[Any], *, history: bool = False) -> list[Node]:
+    """Rows of `read_nodes`: id, last_seen in ms, then the fields."""
     nodes = []
-    for node_id, last_seen, flat in rows:
-        roles = {_text(k): json.loads(v) for k, v in zip(flat[::2], flat[1::2], strict=True)}
-        nodes.append(Node(_text(node_id), float(last_seen) / 1000, roles))
+    for node_id, last_seen, values in rows:
+        fields = dict(zip((*_FIELDS, "history") if history else _FIELDS, values, strict=True))
+        roles = {role: json.loads(fields[role]) for role in ROLES if fields[role]}
+        heard = {role: float(fields[f"{role}:at"]) / 1000 for role in roles}
+        marks = {mark: json.loads(fields[mark]) for mark in MARKS if fields[mark]}
+        kept = json.loads(fields["history"]) if history and fields["history"] else ()
+        nodes.append(Node(_text(node_id), float(last_seen) / 1000, roles, heard, marks, kept))
     return sorted(nodes, key=lambda node: node.node_id)
+
+
+def _ms(now: float | None) -> str:
+    return "" if now is None else f"{now * 1000:.0f}"
 
 
 def _text(value: bytes | str) -> str:

@@ -18,7 +18,7 @@ from redis import Redis
 from redis.commands.core import Script
 
 from fleet.jobs import COUNTS, GAMES
-from fleet.nodes import NODE, NODES
+from fleet.nodes import NODES, READ_LUA, read_arguments
 from workers import keys
 
 #: Longest error text and traceback kept, in characters.
@@ -240,7 +240,7 @@ class Ledger:
             COUNTS,
             GAMES,
         ]
-        return list(self._run("status", names, now, keys.LOOP, NODE))
+        return list(self._run("status", names, now, keys.LOOP, *read_arguments()))
 
 
 _SCRIPTS = ("claim", "seed", "gate", "renew", "record", "control", "status", "release")
@@ -253,7 +253,8 @@ def _register(redis: Redis, name: str) -> Script:
 def lua(name: str) -> str:
     """The text of `workers/lua/<name>.lua` behind its prelude."""
     folder = resources.files("workers") / "lua"
-    return (folder / "prelude.lua").read_text() + (folder / f"{name}.lua").read_text()
+    reading = READ_LUA if name == "status" else ""
+    return (folder / "prelude.lua").read_text() + reading + (folder / f"{name}.lua").read_text()
 
 
 def _text(value: str) -> str:

@@ -193,7 +193,7 @@ class Local:
         mine = {f"{self.wanted.name}-{number}" for number in range(1, self.wanted.nodes + 1)}
         for node in status["nodes"]:
             pid = node["agent_pid"] or node["jobs_pid"]
-            lives = pid is not None and show.is_live(node, status["now"]) and _lives(node["host"], pid)
+            lives = pid is not None and node["live"] and _lives(node["host"], pid)
             if node["node_id"] in mine and lives:
                 raise UpError(
                     f"{node['node_id']} runs already on this server: pid {pid} on {node['host']}; "

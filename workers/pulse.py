@@ -12,7 +12,7 @@ log = logging.getLogger("backbeat.pulse")
 class Pulse:
     """Calls `beat` at once and then every `period` seconds; an error is logged once until it works again."""
 
-    def __init__(self, name: str, period: float, beat: Callable[[], None]) -> None:
+    def __init__(self, name: str, period: float, beat: Callable[[], object]) -> None:
         self._name, self._period, self._beat = name, period, beat
         self._halt = threading.Event()
         self._soon = threading.Event()

@@ -29,8 +29,6 @@ STYLES = {
     "lost": "red",
 }
 
-#: Seconds without a heartbeat after which a node counts as lost: three of its heartbeats.
-NODE_SEEN_WITHIN = 15.0
 _LEAST_DID = 24
 
 
@@ -138,8 +136,7 @@ def nodes(document: Document) -> RenderableType:
     leads = (document["leader"] or {}).get("node_id")
     rows, styles = [], []
     for node in document["nodes"]:
-        live = is_live(node, document["now"])
-        left = node["agent_pid"] is None and node["jobs_pid"] is None
+        left, live = node["status"] == "left", node["live"]
         rows.append(
             [
                 node["node_id"] + (" (leader)" if node["node_id"] == leads else ""),
@@ -194,8 +191,7 @@ def _troubles(document: Document) -> Iterable[tuple[str, str]]:
     elif document["leader"] is None:
         yield "leader", "none, so leader-only loops wait"
     for node in document["nodes"]:
-        left = node["agent_pid"] is None and node["jobs_pid"] is None
-        if not left and not is_live(node, now) and now - node["last_seen"] < 86_400:
+        if node["status"] != "left" and not node["live"] and now - node["last_seen"] < 86_400:
             yield node["node_id"], f"lost; last seen {ago(node['last_seen'], now)} on {node['host'] or 'no host'}"
     for each in document["loops"].values():
         if text := _loop_trouble(each, now):
@@ -214,14 +210,9 @@ def _loop_trouble(each: Document, now: float) -> str:
     return f"{times}, the last {ago(each['last_error_at'], now)}, {following}\n{str(each['last_error']).strip()}"
 
 
-def is_live(node: Document, now: float) -> bool:
-    """Whether a node was heard lately."""
-    return bool(now - node["last_seen"] <= NODE_SEEN_WITHIN)
-
-
 def has_agent(document: Document) -> bool:
     """Whether any agent is there to run a loop."""
-    return any(node["agent_pid"] is not None and is_live(node, document["now"]) for node in document["nodes"])
+    return any(node["agent_pid"] is not None and node["live"] for node in document["nodes"])
 
 
 def ago(at: float | None, now: float) -> str:
@@ -262,7 +253,7 @@ def _counts(counts: Mapping[str, float]) -> str:
 
 
 def _node_count(document: Document) -> str:
-    live = sum(is_live(node, document["now"]) for node in document["nodes"] if node["agent_pid"] or node["jobs_pid"])
+    live = sum(node["live"] for node in document["nodes"])
     return f"{live} live" if live else "none"
 
 

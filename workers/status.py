@@ -30,7 +30,7 @@ def read_status(ledger: Ledger) -> dict[str, Any]:
         "loops": documents,
         "leader": _leader(_pairs(leader), now),
         "beat": _beat(_pairs(beat), beats, now),
-        "nodes": [node.document() for node in decode_nodes(nodes)],
+        "nodes": [node.document(now) for node in decode_nodes(nodes)],
         "jobs": _jobs(JobCounts.decode(_pairs(counts), _pairs(games))),
     }
 

@@ -15,7 +15,7 @@ def test_each_role_reports_for_itself_and_any_of_them_keeps_the_node_alive(redis
     registry.heartbeat("n1", "jobs", {"host": "h", "pid": 8, "slots": 2, "running": ["j"]}, now=NOW + 5)
     (node,) = registry.all()
     assert node.last_seen == NOW + 5
-    document = node.document()
+    document = node.document(NOW + 6)
     assert (document["agent_pid"], document["jobs_pid"], document["slots"]) == (7, 8, 2)
     assert (document["host"], document["running_jobs"], document["version"]) == ("h", ["j"], "1")
 
@@ -24,7 +24,7 @@ def test_a_process_that_left_in_order_is_no_longer_shown(redis: Redis) -> None:
     registry = NodeRegistry(redis)
     registry.heartbeat("n1", "agent", {"host": "h", "pid": 7}, now=NOW)
     registry.leave("n1", "agent")
-    assert registry.all()[0].document()["agent_pid"] is None
+    assert registry.all()[0].document(NOW)["agent_pid"] is None
 
 
 def test_nodes_are_listed_by_name(redis: Redis) -> None:

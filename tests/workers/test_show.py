@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console, RenderableType
 
+from fleet.nodes import Node
 from workers import show
 from workers.status import read_status
 
@@ -64,17 +65,21 @@ def failing(name: str, error: str, **more: Any) -> dict[str, Any]:
     )
 
 
-def node(node_id: str, **more: Any) -> dict[str, Any]:
-    return {
-        "node_id": node_id,
-        "host": "h",
-        "agent_pid": 10,
-        "jobs_pid": 11,
-        "slots": 4,
-        "running_jobs": ["a"],
-        "last_seen": NOW - 2,
-        **more,
-    }
+def node(
+    node_id: str,
+    *,
+    agent_pid: int | None = 10,
+    jobs_pid: int | None = 11,
+    last_seen: float = NOW - 2,
+    host: str = "h",
+    **marks: Any,
+) -> dict[str, Any]:
+    roles: dict[str, dict[str, Any]] = {}
+    if agent_pid is not None:
+        roles["agent"] = {"host": host, "pid": agent_pid}
+    if jobs_pid is not None:
+        roles["jobs"] = {"host": host, "pid": jobs_pid, "slots": 4, "running": ["a"]}
+    return Node(node_id, last_seen, roles, dict.fromkeys(roles, last_seen), marks).document(NOW)
 
 
 def document(*loops: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -208,7 +213,7 @@ class TestNodesAndJobs:
         rows = [" ".join(line.split()) for line in text(show.nodes(document(nodes=nodes))).splitlines()[1:]]
         assert rows[0] == "n1 (leader) h 10 11 1 of 4 2s ago"
         assert rows[1] == "n2 h 10 11 1 of 4 1m40s ago (lost)"
-        assert rows[2] == "n3 - - - 1 of 4 2s ago (stopped)"
+        assert rows[2] == "n3 - - - 0 of 0 2s ago (stopped)"
 
     def test_jobs_are_counted_by_kind_and_by_the_statuses_there_are(self) -> None:
         lines = text(show.jobs(document()["jobs"])).splitlines()

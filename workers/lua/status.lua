@@ -1,13 +1,10 @@
 -- Everything `status` shows, in one round trip; reads only.
--- KEYS: loops, due, running, issued, leader, beat, beats, nodes, job counts, games. ARGV: now, loop prefix, node prefix
-local loops, nodes = {}, {}
+-- KEYS: loops, due, running, issued, leader, beat, beats, nodes, job counts, games. ARGV: now, loop prefix,
+-- then what read_nodes takes
+local loops = {}
 for _, name in ipairs(redis.call('SMEMBERS', KEYS[1])) do
   loops[#loops + 1] = {name, redis.call('HGETALL', ARGV[2] .. name), redis.call('ZSCORE', KEYS[2], name) or '',
     redis.call('ZSCORE', KEYS[3], name) or '', redis.call('ZSCORE', KEYS[4], name) or ''}
 end
-local members = redis.call('ZRANGE', KEYS[8], 0, -1, 'WITHSCORES')
-for i = 1, #members, 2 do
-  nodes[#nodes + 1] = {members[i], members[i + 1], redis.call('HGETALL', ARGV[3] .. members[i])}
-end
 return {int(now_ms(ARGV[1])), loops, redis.call('HGETALL', KEYS[5]), redis.call('HGETALL', KEYS[6]),
-  redis.call('ZRANGE', KEYS[7], 0, -1, 'WITHSCORES'), nodes, redis.call('HGETALL', KEYS[9]), redis.call('HGETALL', KEYS[10])}
+  redis.call('ZRANGE', KEYS[7], 0, -1, 'WITHSCORES'), read_nodes(KEYS[8], {unpack(ARGV, 3)}), redis.call('HGETALL', KEYS[9]), redis.call('HGETALL', KEYS[10])}
