@@ -76,7 +76,15 @@ class Up:
         argv = [*(["nohup"] if self.unread else []), *BACKBEAT, "up", "--config", str(self.config), *self.arguments]
         with self.out.open("wb") as out:
             stdout = subprocess.PIPE if self.unread else out
-            self.process = subprocess.Popen(argv, cwd=self.folder, env=environment(), stdout=stdout, stderr=out)
+            self.process = subprocess.Popen(
+                argv,
+                cwd=self.folder,
+                env=environment(),
+                stdout=stdout,
+                stderr=out,
+                # whoever started the tests may ignore it, and that is inherited
+                preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+            )
         if self.process.stdout is not None:
             assert self.process.stdout.readline()
             self.process.stdout.close()
