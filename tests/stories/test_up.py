@@ -32,6 +32,8 @@ pytestmark = pytest.mark.story
 
 ROOT = Path(__file__).parents[2]
 BACKBEAT = [sys.executable, "-c", "from workers.cli import main; main()"]
+#: Whoever started the tests may ignore hang-ups, and that is inherited.
+ATTENDED = [sys.executable, "-c", f"import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL); {BACKBEAT[-1]}"]
 PLAYER = ["{python}", "-m", "examples.openspiel", "selfplay", "--config", "{config}", "--games", "{games}"]
 SLEEPER = ["{python}", "-c", "import time; time.sleep(600)"]
 
@@ -73,18 +75,11 @@ class Up:
     def start(self) -> None:
         self.starts += 1
         self.out = self.folder / f"out{self.starts}"
-        argv = [*(["nohup"] if self.unread else []), *BACKBEAT, "up", "--config", str(self.config), *self.arguments]
+        program = ["nohup", *BACKBEAT] if self.unread else ATTENDED
+        argv = [*program, "up", "--config", str(self.config), *self.arguments]
         with self.out.open("wb") as out:
             stdout = subprocess.PIPE if self.unread else out
-            self.process = subprocess.Popen(
-                argv,
-                cwd=self.folder,
-                env=environment(),
-                stdout=stdout,
-                stderr=out,
-                # whoever started the tests may ignore it, and that is inherited
-                preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
-            )
+            self.process = subprocess.Popen(argv, cwd=self.folder, env=environment(), stdout=stdout, stderr=out)
         if self.process.stdout is not None:
             assert self.process.stdout.readline()
             self.process.stdout.close()
