@@ -1,27 +1,35 @@
 """Tells the operator what happened: in the log, in a stream that the dashboards read, and by Apprise.
 
-A notice is worth reading, not worth a loop's time: sending happens in a thread behind a bounded queue,
-so an endpoint that hangs delays nobody. Nothing promises that a notice arrives; what did not is logged.
+A notice is logged and in the stream at once. What Apprise sends is grouped: one message a title and interval,
+for the whole fleet, which lists what came meanwhile. It is sent by a thread, so an endpoint that hangs delays
+no loop. Nothing promises that a message arrives; one that nobody took is logged, and tried again.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
-import queue
+import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from redis import Redis, RedisError
 
+from fleet.notice_groups import LINE_LIMIT, Group, OwnGroups, SharedGroups
+
 EVENTS = "{backbeat}:events"  # stream: title, body, severity
 KEPT_EVENTS = 1000
-QUEUED = 100  # notices waiting for a slow endpoint; beyond it they are dropped, and that is logged
+#: Characters of a title, and of a body, that the stream keeps.
+TITLE_LIMIT, BODY_LIMIT = 200, 4_000
+#: Seconds until a server that is away is asked again for what is due.
+ASK_AGAIN = 5.0
 
 Severity = Literal["info", "warning", "error"]
 
+SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 _LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _APPRISE_TYPES = {"info": "info", "warning": "warning", "error": "failure"}
 
@@ -30,7 +38,7 @@ logger = logging.getLogger("backbeat.notices")
 
 @dataclass(frozen=True)
 class Notice:
-    """Something an operator may want to know. The title is what repetitions are recognised by."""
+    """Something an operator may want to know. The title is what those that belong together have in common."""
 
     title: str
     body: str = ""
@@ -38,7 +46,8 @@ class Notice:
 
 
 class Notices:
-    """Where notices go. `urls` are Apprise's; `interval` is the least seconds between two of one title."""
+    """Where notices go. `urls` are Apprise's; `interval` is the least seconds between two messages of one title,
+    `group_for` the seconds that a first one waits for company."""
 
     def __init__(
         self,
@@ -46,33 +55,33 @@ class Notices:
         redis: Redis | None = None,
         *,
         interval: float = 60.0,
-        clock: Callable[[], float] = time.monotonic,
+        group_for: float = 10.0,
     ) -> None:
         self._urls = tuple(urls)
         self._redis = redis
-        self._interval = interval
-        self._clock = clock
-        self._last: dict[str, float] = {}  # title -> when it last went out
+        self._shared = None if redis is None else SharedGroups(redis, interval, group_for)
+        self._own = OwnGroups(interval, group_for)
         self._lock = threading.Lock()
-        self._waiting: queue.Queue[Notice | None] = queue.Queue(QUEUED)
-        self._sender: threading.Thread | None = None
+        self._sender: _Sender | None = None
 
-    def send(self, notice: Notice) -> bool:
-        """Log the notice; unless its title went out less than `interval` ago, record and send it too.
-
-        Returns whether it went out. Never raises for a server or an endpoint that fails.
-        """
+    def send(self, notice: Notice) -> None:
+        """Log the notice, record it, and have it sent. Never raises for a server or an endpoint that fails."""
         logger.log(_LEVELS[notice.severity], ": ".join(filter(None, (notice.title, notice.body))))
-        if not self._due(notice.title):
-            return False
-        self._record(notice)
+        title, body = _wire(notice.title, TITLE_LIMIT), _wire(notice.body, BODY_LIMIT)
+        fields: dict[Any, Any] = {"title": title, "body": body, "severity": notice.severity}
+        group = (title, SEVERITIES.index(notice.severity), (body or title)[:LINE_LIMIT])
+        wait = math.inf
+        try:
+            if self._redis is not None and self._shared is not None:
+                self._redis.xadd(EVENTS, fields, maxlen=KEPT_EVENTS, approximate=True)
+                wait = self._shared.add(*group) if self._urls else math.inf
+            elif self._urls:
+                wait = self._own.add(*group)
+        except RedisError as error:
+            logger.warning("notice %r not recorded: %s", notice.title, error)
+            wait = self._own.add(*group) if self._urls else math.inf
         if self._urls:
-            self._start_sender()
-            try:
-                self._waiting.put_nowait(notice)
-            except queue.Full:
-                logger.warning("notification %r dropped: %d are waiting already", notice.title, QUEUED)
-        return True
+            self._start_sender().expect(wait)
 
     def recent(self, count: int = 50) -> list[tuple[float, Notice]]:
         """The newest notices of the whole fleet, newest first, with their instant (seconds, Redis time)."""
@@ -82,68 +91,110 @@ class Notices:
         return [(_instant(row_id), _notice(fields)) for row_id, fields in rows]
 
     def close(self, timeout: float = 5.0) -> None:
-        """Send what is waiting, for at most `timeout` seconds, then let the thread go."""
+        """Send what waits for company, for at most `timeout` seconds, then let the thread go.
+
+        What the interval still holds back stays in Redis, for whoever sends next.
+        """
         with self._lock:
             sender, self._sender = self._sender, None
-        if sender is None:
-            return
-        deadline = time.monotonic() + timeout
-        try:
-            self._waiting.put(None, timeout=timeout)
-        except queue.Full:
-            logger.warning("notifications given up: %d were still waiting", self._waiting.qsize())
-            return
-        sender.join(max(0.0, deadline - time.monotonic()))
+        if sender is not None:
+            atexit.unregister(self.close)
+            sender.finish(timeout)
 
-    def _due(self, title: str) -> bool:
-        now = self._clock()
-        with self._lock:
-            self._last = {name: at for name, at in self._last.items() if now - at < self._interval}
-            if title in self._last:
-                return False
-            self._last[title] = now
-            return True
-
-    def _record(self, notice: Notice) -> None:
-        if self._redis is None:
-            return
-        fields: dict[Any, Any] = {"title": notice.title, "body": notice.body, "severity": notice.severity}
-        try:
-            self._redis.xadd(EVENTS, fields, maxlen=KEPT_EVENTS, approximate=True)
-        except RedisError as error:
-            logger.warning("notice %r not recorded: %s", notice.title, error)
-
-    def _start_sender(self) -> None:
+    def _start_sender(self) -> _Sender:
         with self._lock:
             if self._sender is None:
-                self._sender = threading.Thread(target=self._send_all, name="notices", daemon=True)
+                self._sender = _Sender(self._urls, [each for each in (self._shared, self._own) if each is not None])
                 self._sender.start()
+                atexit.register(self.close)
+            return self._sender
 
-    def _send_all(self) -> None:
-        import apprise
 
-        # An address carries a password or token: errors name its place and scheme, never its text.
-        endpoints = []
-        for place, url in enumerate(self._urls):
-            scheme = url.partition("://")[0]
-            endpoint = apprise.Apprise()
-            if endpoint.add(url):
-                endpoints.append((f"notify.urls[{place}] ({scheme})", endpoint))
-            else:
-                logger.error("notify.urls[%d] (%s) is not an address Apprise understands", place, scheme)
-        while (notice := self._waiting.get()) is not None:
-            for name, endpoint in endpoints:
-                try:
-                    delivered = endpoint.notify(
-                        title=notice.title,
-                        body=notice.body or notice.title,
-                        notify_type=_APPRISE_TYPES[notice.severity],
-                    )
-                except Exception:  # a plugin's own error must not end the thread for the other addresses
-                    logger.exception("notification %r to %s failed", notice.title, name)
-                    continue
-                if not delivered:
-                    logger.warning("notification %r was not delivered to %s", notice.title, name)
+class _Sender(threading.Thread):
+    """Sends each group's message when it is due."""
+
+    def __init__(self, urls: Sequence[str], sources: Sequence[SharedGroups | OwnGroups]) -> None:
+        super().__init__(name="notices", daemon=True)
+        self._urls, self._sources = urls, sources
+        self._changed = threading.Condition()
+        self._due = math.inf
+        self._closing = False
+
+    def expect(self, wait: float) -> None:
+        """A message is due in so many seconds."""
+        with self._changed:
+            if time.monotonic() + wait < self._due:
+                self._due = time.monotonic() + wait
+                self._changed.notify()
+
+    def finish(self, timeout: float) -> None:
+        """Send what may be sent, and end."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self.join(timeout)
+        if self.is_alive():
+            logger.warning("notifications given up: an endpoint does not answer")
+
+    def run(self) -> None:
+        endpoints = _endpoints(self._urls)
+        closing = False
+        while not closing:
+            with self._changed:
+                while not self._closing and (wait := self._due - time.monotonic()) > 0:
+                    self._changed.wait(min(wait, threading.TIMEOUT_MAX))
+                closing, self._due = self._closing, math.inf
+            for source in self._sources:
+                self.expect(self._send_due(source, endpoints, early=closing))
+
+    def _send_due(
+        self, source: SharedGroups | OwnGroups, endpoints: Sequence[tuple[str, Any]], *, early: bool
+    ) -> float:
+        """Returns the seconds until more is due."""
+        try:
+            groups, wait = source.take(early=early)
+            for group in groups:
+                source.done(group, delivered=_deliver(group, endpoints))
+            return 0.0 if groups else wait
+        except RedisError as error:
+            logger.warning("notifications wait for the server: %s", error)
+            return ASK_AGAIN
+
+
+def _endpoints(urls: Sequence[str]) -> list[tuple[str, Any]]:
+    """Each address with a name for the log: it carries a password or token, so the log names place and scheme."""
+    import apprise
+
+    endpoints = []
+    for place, url in enumerate(urls):
+        name = f"notify.urls[{place}] ({url.partition('://')[0]})"
+        # the service itself: Apprise's own pool of threads takes nothing more when the process ends
+        if (endpoint := apprise.Apprise.instantiate(url)) is None:
+            logger.error("%s is not an address Apprise understands", name)
+        else:
+            endpoints.append((name, endpoint))
+    return endpoints
+
+
+def _deliver(group: Group, endpoints: Sequence[tuple[str, Any]]) -> bool:
+    """Whether any address took the group's message."""
+    kind, taken = _APPRISE_TYPES[SEVERITIES[group.severity]], 0
+    for name, endpoint in endpoints:
+        try:
+            delivered = endpoint.notify(title=group.title, body=group.body, notify_type=kind)
+        except Exception:  # a plugin's own error must not end the thread for the other addresses
+            logger.exception("notification %r to %s failed", group.title, name)
+            continue
+        if delivered:
+            taken += 1
+        else:
+            logger.warning("notification %r was not delivered to %s", group.title, name)
+    return taken > 0
+
+
+def _wire(text: str, limit: int) -> str:
+    """Text that can go over the wire: an error may hold anything, half of a surrogate pair included."""
+    return text[:limit].encode(errors="backslashreplace").decode()
 
 
 def _instant(row_id: bytes | str) -> float:

@@ -39,7 +39,9 @@ class Notify(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     urls: tuple[Url, ...] = Field(default=(), repr=False)  # addresses carry passwords and tokens
-    interval: float = Field(default=60.0, ge=0, description="least seconds between two of the same title")
+    interval: float = Field(default=60.0, ge=0, description="least seconds between two messages of the same title")
+    group_for: float = Field(default=10.0, ge=0, description="seconds a first one waits for others of its title")
+    loop_failures: int = Field(default=3, ge=1, description="failures of a loop in a row that are worth a notice")
 
 
 class FleetOptions(BaseModel):

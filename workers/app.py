@@ -56,7 +56,12 @@ class Backbeat:
             options=options,
             jobs=JobQueue(self.redis, wake=self.wake),
             nodes=NodeRegistry(self.redis),
-            notices=Notices(options.notify.urls, self.redis, interval=options.notify.interval),
+            notices=Notices(
+                options.notify.urls,
+                self.redis,
+                interval=options.notify.interval,
+                group_for=options.notify.group_for,
+            ),
             node_id=settings.node_id,
             data=settings.data,
         )
@@ -163,7 +168,8 @@ def create_app(settings: Settings, loops: Mapping[str, Loop] | None = None) -> C
         f"loops.{loop.name}": {"queue": LEADER_QUEUE if loop.leader_only else LOOPS_QUEUE} for loop in declared.values()
     }
     celery.backbeat = Backbeat(celery, settings, plan, declared)
-    celery.timetable = Timetable(celery.backbeat.ledger, celery.backbeat.scheduled, plan.stanzas)
+    backbeat = celery.backbeat
+    celery.timetable = Timetable(backbeat.ledger, backbeat.fleet, backbeat.scheduled, plan.stanzas)
     for name in plan.stanzas:
         _register_loop(celery, declared[name])
     celery.task(name=RUN_JOB, bind=True, shared=False)(_run_job)

@@ -26,6 +26,7 @@ from redis import RedisError
 
 from fleet.fence import Fence, FenceRefused
 from fleet.fleet import Fleet
+from fleet.notices import Notice
 from schedules.plan import Stanza
 from tasks.loop import Loop, Tick
 from workers import keys
@@ -35,6 +36,9 @@ log = logging.getLogger("backbeat.runner")
 
 #: Seconds a run lease lives without renewal: how long a dead worker's loop waits for its next run.
 RUN_TTL = 8.0
+
+#: Outcomes that count as failures in a row.
+FAILED = ("failed", "timed_out", "abandoned")
 
 
 class RunFailed(Exception):
@@ -179,7 +183,7 @@ class Runner:
                 continue
             if not isinstance(answer, Vanished):
                 return answer
-            record_vanished(self._ledger, stanza, answer, self._ttl)
+            record_vanished(self._ledger, self._fleet, stanza, answer, self._ttl)
 
     # body ------------------------------------------------------------------------------------------
 
@@ -210,7 +214,7 @@ class Runner:
     # record ----------------------------------------------------------------------------------------
 
     def _record(self, run: _Run, end: _End) -> str:
-        name, failed = run.loop.name, end.outcome in ("failed", "timed_out")
+        name, failed = run.loop.name, end.outcome in FAILED
         delay = run.stanza.backoff.delay(run.errors + 1) if failed else 0.0
         outcome = self._write(
             name,
@@ -223,6 +227,7 @@ class Runner:
             backoff=delay,
             next_after=run.tick.wanted_after,
         )
+        _tell_in_a_row(self._fleet, name, run.errors, outcome, f"{end.error}, on {self._identity}")
         if failed:
             log.warning("%s: %s; next try in %.1f s", name, end.error, delay)
             self._tell_error(run.loop, run.tick, end)
@@ -331,12 +336,24 @@ async def _bounded(body: Coroutine[Any, Any, Any], deadline: float) -> Any:
         raise
 
 
-def record_vanished(ledger: Ledger, stanza: Stanza | None, gone: Vanished, run_ttl: float) -> None:
+def record_vanished(ledger: Ledger, fleet: Fleet, stanza: Stanza | None, gone: Vanished, run_ttl: float) -> None:
     """Write off a run whose worker died. Its backoff counts from its last sign of life."""
     delay = stanza.backoff.delay(gone.errors + 1) if stanza is not None else 0.0
     error = "its worker died, hung or was cut off: the run lease ended without a record"
-    ledger.record(gone.name, gone.run, "abandoned", error=error, backoff=delay, failed_at=gone.lease_until - run_ttl)
+    failed_at = gone.lease_until - run_ttl
+    outcome = ledger.record(gone.name, gone.run, "abandoned", error=error, backoff=delay, failed_at=failed_at)
     log.warning("%s: %s", gone.name, error)
+    _tell_in_a_row(fleet, gone.name, gone.errors, outcome, error)
+
+
+def _tell_in_a_row(fleet: Fleet, name: str, before: int, outcome: str, error: str) -> None:
+    """Tell the operator of a loop that has now failed so many times in a row, and when it is well again."""
+    limit = fleet.options.notify.loop_failures
+    if outcome in FAILED and before + 1 == limit:
+        times = f"{limit} times in a row" if limit > 1 else "once"
+        fleet.notices.send(Notice("Loop fails", f"{name} has failed {times}, the last: {error}", "error"))
+    elif outcome == "succeeded" and before >= limit:
+        fleet.notices.send(Notice("Loop works again", f"{name} has succeeded after {before} failures in a row"))
 
 
 def checked_counts(name: str, value: Any) -> Mapping[str, int | float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from fleet.fleet import Fleet
 from schedules.plan import Stanza
 from workers.ledger import Claim, Ledger, Scheduled
 from workers.runner import RUN_TTL, record_vanished
@@ -17,8 +18,10 @@ GRACE = 2.0
 class Timetable:
     """The timetable of one beat replica."""
 
-    def __init__(self, ledger: Ledger, scheduled: Sequence[Scheduled], stanzas: Mapping[str, Stanza]) -> None:
-        self._ledger, self._scheduled, self._stanzas = ledger, scheduled, stanzas
+    def __init__(
+        self, ledger: Ledger, fleet: Fleet, scheduled: Sequence[Scheduled], stanzas: Mapping[str, Stanza]
+    ) -> None:
+        self._ledger, self._fleet, self._scheduled, self._stanzas = ledger, fleet, scheduled, stanzas
         self._seeded = False
 
     def prepare(self) -> None:
@@ -38,7 +41,7 @@ class Timetable:
             fresh = self._ledger.claim(token, identity, ttl=ttl, grace=GRACE)
             claim = replace(fresh, ticks=claim.ticks + fresh.ticks)
         for gone in claim.vanished:
-            record_vanished(self._ledger, self._stanzas.get(gone.name), gone, RUN_TTL)
+            record_vanished(self._ledger, self._fleet, self._stanzas.get(gone.name), gone, RUN_TTL)
         return claim
 
     def release(self, token: str) -> None:

@@ -37,7 +37,7 @@ class Bench:
             options=FleetOptions(),
             jobs=JobQueue(self.redis),
             nodes=NodeRegistry(self.redis),
-            notices=Notices(),
+            notices=Notices(redis=self.redis),
             node_id="n1",
             data=folder,
         )

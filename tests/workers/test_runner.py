@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import threading
 import time
@@ -224,6 +225,54 @@ def test_error_callbacks_hear_of_every_failure_and_cannot_break_it(bench: Any, d
     with pytest.raises(RunFailed, match="ValueError"):
         bench.runner(loop).run("x", None)
     assert heard == [("x", "x")]
+
+
+def notices(bench: Any) -> list[tuple[str, str]]:
+    """What the operator was told, oldest first."""
+    return [(notice.title, notice.body) for _, notice in reversed(bench.fleet.notices.recent())]
+
+
+def test_three_failures_in_a_row_are_told_once_and_so_is_the_end_of_them(bench: Any, declare: Declare) -> None:
+    failing = [False, True, True, False, True, True, True, True, True, False, False]
+    said: list[int] = []
+
+    def body(fleet: Any, options: Any, tick: Any) -> None:
+        if failing.pop(0):
+            raise ValueError("the cable is out")
+
+    runner = bench.runner(declare(body))
+    while failing:
+        with contextlib.suppress(RunFailed):
+            runner.run("x", None)
+        said.append(len(notices(bench)))
+    assert said == [0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2]
+    (failed, why), well = notices(bench)
+    assert (failed, why.partition(", on ")[0]) == (
+        "Loop fails",
+        "x has failed 3 times in a row, the last: ValueError: the cable is out",
+    )
+    assert well == ("Loop works again", "x has succeeded after 5 failures in a row")
+
+
+def test_runs_whose_worker_died_and_runs_past_their_deadline_count_as_failures_too(
+    bench: Any, declare: Declare
+) -> None:
+    async def body(fleet: Any, options: Any, tick: Any) -> None:
+        await asyncio.sleep(60)
+
+    runner = bench.runner(declare(body), deadline=0.01)
+    for _ in range(2):
+        with pytest.raises(RunFailed):
+            runner.run("x", None)
+    assert notices(bench) == []
+    bench.ledger.gate(
+        "x", None, "dead", ttl=0.001, deadline=1, leader_only=False, owner="", identity="n0", now=time.time() - 60
+    )
+    with pytest.raises(RunFailed):  # it writes the dead one off, the third, and fails as the fourth
+        runner.run("x", None)
+    ((title, body_text),) = notices(bench)
+    assert title == "Loop fails"
+    assert "x has failed 3 times in a row, the last: its worker died" in body_text
 
 
 def test_a_body_may_ask_for_its_next_run(bench: Any, declare: Declare) -> None:
