@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from string import Formatter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from fleet.templates import fill, placeholders
 
 if TYPE_CHECKING:
     from fleet.job import Job
@@ -37,8 +37,7 @@ class JobKind(BaseModel):
     @classmethod
     def _check_command(cls, command: tuple[str, ...]) -> tuple[str, ...]:
         for number, word in enumerate(command):
-            names = [name for _, name in _parts(word) if name is not None]
-            foreign = [name for name in names if name not in OWN_PLACEHOLDERS]
+            foreign = [name for name in placeholders(word) if name not in OWN_PLACEHOLDERS]
             if number == 0 and (foreign or not word):
                 what = f"{{{foreign[0]}}}" if foreign else "nothing"
                 accepted = ", ".join(f"{{{name}}}" for name in OWN_PLACEHOLDERS)
@@ -53,26 +52,7 @@ class JobKind(BaseModel):
         """
         values = {key: value if isinstance(value, str) else json.dumps(value) for key, value in job.payload.items()}
         values |= {"config": job.config, "job_id": job.id, "node_id": node_id, "python": sys.executable}
-
-        def fill(name: str) -> str:
-            if name not in values:
-                available = ", ".join(f"{{{known}}}" for known in sorted(values))
-                raise ValueError(f"jobs.{job.kind}.command: this job has no {{{name}}}; it has {available}")
-            return values[name]
-
-        return ["".join(text + (fill(name) if name else "") for text, name in _parts(word)) for word in self.command]
-
-
-def _parts(word: str) -> Iterator[tuple[str, str | None]]:
-    """Literal text and the placeholder after it. Raises ValueError when the word is no template."""
-    try:
-        parsed: list[tuple[str, str | None, Any, Any]] = list(Formatter().parse(word))
-    except ValueError as error:
-        raise ValueError(f"{word!r}: {error}; a brace itself is written twice") from None
-    for text, name, spec, conversion in parsed:
-        if name is not None and (not name.isidentifier() or spec or conversion):
-            raise ValueError(f"{word!r}: a placeholder is a plain name such as {{config}}")
-        yield text, name
+        return fill(self.command, values, f"jobs.{job.kind}.command: this job")
 
 
 OPENSPIEL_KINDS = {

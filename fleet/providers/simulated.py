@@ -66,7 +66,7 @@ class Simulated:
     def start(self, names: Sequence[str], key: str) -> None:
         """See `Provider`."""
         fault = self._fault("start")
-        for name in map(check_name, self._reached(names, fault)):
+        for name in self._reached(names, fault):
             self._machines.setdefault(name, _Machine(self.now, fault != "deaf"))
         self._answer(fault, "start", key)
 
@@ -86,7 +86,8 @@ class Simulated:
         return fault
 
     def _reached(self, names: Sequence[str], fault: Fault) -> Sequence[str]:
-        return names[: len(names) // 2] if fault in ("half", "fewer") else names
+        checked = list(map(check_name, names))
+        return checked[: len(checked) // 2] if fault in ("half", "fewer") else checked
 
     def _answer(self, fault: Fault, call: str, key: str) -> None:
         if fault == "half":
