@@ -19,7 +19,6 @@ from fleet.priority import CURRICULUM_WEIGHTS
 from schedules.durations import Seconds
 from tasks.loop import Counts, Tick, loop
 
-ACTIVE_WITHIN = 120.0  # seconds: a node silent for longer takes no jobs
 KNOWN_WITHIN = 3600.0  # seconds: a node silent for longer has left, and is no sign of an ailing cluster
 
 log = logging.getLogger("backbeat.queue_populator")
@@ -106,13 +105,14 @@ def queue_populator(fleet: Fleet, options: Options, tick: Tick) -> Counts:
     Ratings that cannot be read do not stop the games: they count as empty, and the operator is told.
     """
     standings, unreadable = _standings(fleet, tick)
-    heard = [tick.now - node.last_seen for node in fleet.nodes.all() if node.roles]
+    heard = (node for node in fleet.nodes.all() if not node.left and tick.now - node.last_seen <= KNOWN_WITHIN)
+    known = [node for node in heard if "drain" not in node.marks]
     snapshot = Snapshot(
         now=tick.now,
         counts=fleet.jobs.counts(),
         standings=standings,
-        active_nodes=sum(age <= ACTIVE_WITHIN for age in heard),
-        known_nodes=sum(age <= KNOWN_WITHIN for age in heard),
+        active_nodes=sum(node.status(tick.now) != "lost" for node in known),
+        known_nodes=len(known),
     )
     decision = decide(snapshot, options, fleet.options)
     specs = [item.spec(fleet.options.jobs[item.kind]) for item in decision.items]

@@ -134,20 +134,44 @@ def test_jobs_carry_their_priority_payload_and_reason(fleet: Fleet) -> None:
     assert job.payload == {"games": 7, "reason": "target 2000: no model is rated yet"}
 
 
-def test_many_active_nodes_deepen_the_queue_and_silent_ones_do_not(fleet: Fleet) -> None:
-    for number in range(40):
-        fleet.nodes.heartbeat(f"node-{number}", "jobs", {}, now=NOW - 5)
-    for number in range(40, 60):
-        fleet.nodes.heartbeat(f"node-{number}", "jobs", {}, now=NOW - 86_400)
-        fleet.nodes.heartbeat(f"left-{number}", "jobs", {}, now=NOW - 5)
+LOST = {"health": {"status": "lost", "at": NOW - 60}}
+DRAINING = {"drain": {"at": NOW - 60}}
+
+
+def nodes(fleet: Fleet, kind: str, number: int, *, silent: float = 5, **marks: Any) -> None:
+    for name in (f"{kind}-{n}" for n in range(number)):
+        fleet.nodes.heartbeat(name, "jobs", {}, now=NOW - silent)
+        fleet.nodes.mark({name: marks})
+
+
+def test_many_active_nodes_deepen_the_queue_and_those_that_take_no_jobs_do_not(fleet: Fleet) -> None:
+    nodes(fleet, "active", 30)
+    nodes(fleet, "suspect", 10, silent=100)
+    nodes(fleet, "draining", 20, **DRAINING)
+    nodes(fleet, "silent", 20, silent=7200)
+    nodes(fleet, "left", 20)
+    for number in range(20):
         fleet.nodes.leave(f"left-{number}", "jobs")
     assert run(fleet)["depth"] == 80
 
 
-def test_while_nodes_are_missing_the_queue_fills_in_smaller_steps(fleet: Fleet) -> None:
-    fleet.nodes.heartbeat("alive", "jobs", {}, now=NOW - 5)
-    fleet.nodes.heartbeat("silent", "jobs", {}, now=NOW - 600)
+def test_while_nodes_are_lost_the_queue_fills_in_smaller_steps(fleet: Fleet) -> None:
+    nodes(fleet, "active", 1)
+    nodes(fleet, "lost", 1, silent=600, **LOST)
     assert [run(fleet)["added"] for _ in range(3)] == [25, 12, 6]
+
+
+@pytest.mark.parametrize("marks", [DRAINING, LOST | DRAINING])
+def test_a_node_that_drains_is_no_sign_of_an_ailing_cluster(fleet: Fleet, marks: dict[str, Any]) -> None:
+    nodes(fleet, "active", 1)
+    nodes(fleet, "draining", 1, silent=600, **marks)
+    assert run(fleet)["added"] == 50
+
+
+def test_a_lost_node_that_was_heard_again_is_active(fleet: Fleet) -> None:
+    nodes(fleet, "active", 1)
+    nodes(fleet, "back", 1, **LOST)
+    assert run(fleet)["added"] == 50
 
 
 def test_when_all_targets_are_met_nothing_is_added_and_the_next_look_is_later(fleet: Fleet) -> None:
