@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
+import errno
 import logging
 import os
+import stat
 from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 
 #: Bytes kept of one attempt's output: as much of its beginning, as it comes; and of its end, when it is over.
@@ -14,6 +18,8 @@ TAIL_LIMIT = 1024 * 1024
 ERROR_LINES, ERROR_BYTES = 10, 2048
 #: Bytes of the last line of stdout that are kept.
 LINE_LIMIT = 128 * 1024
+#: Bytes of a log that are read at once.
+READ_LIMIT = 64 * 1024
 
 log = logging.getLogger("backbeat.jobs")
 
@@ -88,3 +94,39 @@ class JobLog:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """A part of a log file: `text` is what stands between the bytes `begin` and `end` of `size`."""
+
+    text: str
+    begin: int
+    end: int
+    size: int
+
+
+def read_log(path: Path, *, lines: int = 50, offset: int | None = None) -> Excerpt:
+    """The last lines of a log or, with `offset`, what stands behind that byte; READ_LIMIT bytes at most.
+
+    A log that is shorter than `offset` was begun anew, and is read from its beginning. Raises OSError:
+    FileNotFoundError when there is none, another one when it is no plain file.
+    """
+    # A job may have put anything in the place of its log: never follow it elsewhere, never wait for a writer.
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        found = os.fstat(file)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "no plain file", str(path))
+        size = found.st_size
+        begin = max(0, size - READ_LIMIT) if offset is None else offset if offset <= size else 0
+        data = os.pread(file, READ_LIMIT, begin)
+    finally:
+        os.close(file)
+    if offset is None:
+        kept = b"".join(data.splitlines(keepends=True)[-lines:])
+        begin, data = begin + len(data) - len(kept), kept
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    text = decoder.decode(data)
+    half, _ = decoder.getstate()  # a sign whose other bytes come later
+    return Excerpt(text, begin, begin + len(data) - len(half), size)

@@ -15,7 +15,7 @@ import math
 import pkgutil
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, overload
+from typing import Any, Protocol, TypeVar, overload
 
 from pydantic import BaseModel, ConfigDict
 
@@ -133,14 +133,31 @@ def loop(
     return declare if body is None else declare(body)
 
 
-def discover() -> dict[str, Loop]:
-    """Every loop declared in `tasks/`, by name. Raises ValueError when two share one."""
-    loops: dict[str, Loop] = {}
+class Declared(Protocol):
+    """What a file of `tasks/` may declare: a function of the house under a name."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def body(self) -> Callable[..., Any]: ...
+
+
+D = TypeVar("D", bound=Declared)
+
+
+def declared(kind: type[D]) -> dict[str, D]:
+    """Everything of a kind that the files of `tasks/` declare, by name. Raises ValueError when two share one."""
+    found: dict[str, D] = {}
     for module_info in pkgutil.iter_modules(tasks.__path__):
         module = importlib.import_module(f"tasks.{module_info.name}")
         for value in vars(module).values():
-            if not isinstance(value, Loop) or value.body.__module__ != module.__name__:
+            if not isinstance(value, kind) or value.body.__module__ != module.__name__:
                 continue
-            if loops.setdefault(value.name, value) is not value:
-                raise ValueError(f"two loops are named {value.name!r}; the second is in {module.__name__}")
-    return loops
+            if found.setdefault(value.name, value) is not value:
+                raise ValueError(f"{value.name!r} is declared twice; the second is in {module.__name__}")
+    return found
+
+
+def discover() -> dict[str, Loop]:
+    """Every loop declared in `tasks/`, by name. Raises ValueError when two share one."""
+    return declared(Loop)

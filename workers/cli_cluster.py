@@ -1,4 +1,4 @@
-"""How commands find their cluster, and those that show it: status, jobs, nodes, leader."""
+"""How commands find their cluster, and those that show all of it: status, leader."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,6 +19,9 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from fleet import replies
+from fleet.jobs import JobQueue
+from fleet.nodes import NodeRegistry
 from schedules import durations
 from workers import datadir, show
 from workers.ledger import Ledger
@@ -30,17 +34,36 @@ class Cluster:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.manager = LoopManager(Ledger(connect(url)), self._send)
+        redis = connect(url)
+        self.manager = LoopManager(Ledger(redis), self._send)
+        self.nodes = NodeRegistry(redis)
+        self.queue = JobQueue(redis)
+
+    def ask(self, node_id: str, name: str, arguments: Mapping[str, Any], wait: float) -> Mapping[str, Any] | None:
+        """Give a node a task and wait for what it says: {"answer": ...} or {"error": ...}; None: nothing in time."""
+        from workers.app import configure, send_to_node
+
+        token = replies.new_token()
+        with _broker_errors():
+            send_to_node(configure(Settings(redis_url=self.url)), node_id, name, arguments, token)
+        return replies.wait_for(connect(self.url, timeout=wait + 2), token, wait)
 
     def _send(self, name: str, queue: str, call: str) -> None:
-        from kombu.exceptions import OperationalError  # these take a while to import, and only this needs them
-
         from workers.app import send_run
 
-        try:
+        with _broker_errors():
             send_run(self.url, name, queue, call)
-        except OperationalError as error:
-            raise RedisError(str(error)) from error
+
+
+@contextmanager
+def _broker_errors() -> Iterator[None]:
+    """What the broker's client raises, as what ours does."""
+    from kombu.exceptions import OperationalError  # it takes a while to import, and only messages need it
+
+    try:
+        yield
+    except OperationalError as error:
+        raise RedisError(str(error)) from error
 
 
 class Parsed(click.ParamType[Any, Any]):
@@ -114,9 +137,13 @@ def on_cluster(command: Callable[..., Any]) -> Callable[..., Any]:
     )
     @functools.wraps(command)
     def wrapped(redis: str | None, data: Path | None, **kwargs: Any) -> Any:
-        url = ""
+        ctx, url = click.get_current_context(), ""
+        if ctx.invoked_subcommand is not None:  # a group: its options are also those of the command it leads to
+            stated = {"redis": redis, "data": data, **kwargs}
+            ctx.default_map = {ctx.invoked_subcommand: {name: each for name, each in stated.items() if each}}
+            return None
         try:
-            url = find(click.get_current_context(), redis, data)
+            url = find(ctx, redis, data)
             return command(Cluster(url), **kwargs)
         except (SettingsError, UnknownLoop, RefusedByState) as error:
             fail(str(error))
@@ -216,37 +243,21 @@ def _watch(
 @click.command()
 @json_option
 @on_cluster
-def jobs(cluster: Cluster, as_json: bool) -> None:
-    """Count the jobs by status and kind."""
-    document = cluster.manager.get_status()["jobs"]
-    _print(document, show.jobs(document), as_json)
-
-
-@click.command()
-@json_option
-@on_cluster
-def nodes(cluster: Cluster, as_json: bool) -> None:
-    """List the nodes: their processes, and when each was last seen."""
-    document = cluster.manager.get_status()
-    _print(document["nodes"], show.nodes(document), as_json)
-
-
-@click.command()
-@json_option
-@on_cluster
 def leader(cluster: Cluster, as_json: bool) -> None:
     """Show who leads, and since when. Exit code 1 when nobody does."""
     document = cluster.manager.get_status()
-    _print(document["leader"], show.leader(document), as_json)
+    printed(document["leader"], as_json, lambda _: show.leader(document))
     if document["leader"] is None:
         sys.exit(1)
 
 
-def _print(document: Any, table: RenderableType, as_json: bool) -> None:
+def printed(document: Any, as_json: bool, render: Callable[[Console], RenderableType]) -> None:
+    """What a command has to show: as JSON for scripts, or rendered for people."""
     if as_json:
         click.echo(json.dumps(document, indent=2))
     else:
-        _console().print(table)
+        console = _console()
+        console.print(render(console))
 
 
 def _console() -> Console:

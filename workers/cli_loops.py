@@ -11,6 +11,7 @@ from schedules import durations
 from workers import show
 from workers.cli_cluster import DURATION, Cluster, fail, on_cluster
 from workers.manager import UnknownLoop
+from workers.table import milliseconds, printable
 
 REFUSALS = {
     "stopped": "it is stopped",
@@ -62,11 +63,11 @@ def _tell(name: str, manual: dict[str, Any]) -> None:
     outcome = manual["outcome"]
     if outcome == "succeeded":
         counts = ", ".join(f"{what} {number:.10g}" for what, number in manual["counts"].items())
-        click.echo(f"{name}: succeeded in {show.milliseconds(manual['duration_ms'])}" + f" ({counts})" * bool(counts))
+        click.echo(f"{name}: succeeded in {milliseconds(manual['duration_ms'])}" + f" ({counts})" * bool(counts))
     elif outcome in REFUSALS:
         fail(f"{name}: refused: {REFUSALS[outcome]}")
     else:
-        fail(f"{name}: {outcome}: {show.printable(str(manual['error']))}; its traceback: backbeat status {name}")
+        fail(f"{name}: {outcome}: {printable(str(manual['error']))}; its traceback: backbeat status {name}")
 
 
 def _steer(name: str, past: str, help_text: str) -> click.Command:

@@ -1,20 +1,17 @@
-"""What the command line shows people: the status document as tables and plain lines."""
+"""What the command line shows people of the cluster and its loops: the status document as tables and plain lines."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.panel import Panel
-from rich.table import Table
 from rich.text import Text
 
 from schedules import durations
-
-Document = Mapping[str, Any]
+from workers.table import Column, Document, age, ago, facts, fitted, milliseconds, printable, until
 
 STYLES = {
     "due": "green",
@@ -29,17 +26,10 @@ STYLES = {
     "lost": "red",
 }
 
-_LEAST_DID = 24
-
-
-@dataclass(frozen=True)
-class _Column:
-    """A column of the loops' table. On a narrow screen the optional ones go, the highest first."""
-
-    title: str
-    cell: Callable[[Document, float], str]
-    right: bool = True
-    optional: int = 0
+#: How a node stands, the best first, and how that is shown.
+NODE_STYLES = {"healthy": "green", "suspect": "yellow", "unhealthy": "red", "lost": "red", "left": "dim"}
+#: Nodes that are named among the troubles.
+_AILING = 10
 
 
 def status(document: Document, width: int, *, troubles_first: bool = False) -> RenderableType:
@@ -47,7 +37,8 @@ def status(document: Document, width: int, *, troubles_first: bool = False) -> R
     if not document["loops"]:
         loops: RenderableType = Text("No loops yet: beat writes them when it starts.", style="yellow")
     else:
-        loops = _loops(document, width)
+        rows = list(document["loops"].values())
+        loops = fitted(_COLUMNS, rows, document["now"], width, lambda each: STYLES[each["state"]])
     wrong: list[RenderableType] = []
     for name, text in _troubles(document):
         what, _, error = printable(f"{name}: {text}").partition("\n")
@@ -60,36 +51,17 @@ def status(document: Document, width: int, *, troubles_first: bool = False) -> R
 
 
 _COLUMNS = (
-    _Column("loop", lambda each, _: str(each["name"]), right=False),
-    _Column("state", lambda each, _: str(each["state"]), right=False),
-    _Column("every", lambda each, _: durations.format(each["interval"]), optional=2),
-    _Column("last run", lambda each, now: ago(each["last_run_time"], now)),
-    _Column("next run", lambda each, now: until(each["next_run"], now)),
-    _Column("runs", lambda each, _: str(each["run_count"])),
-    _Column("errors", lambda each, _: str(each["error_count"])),
-    _Column("missed", lambda each, _: str(each["missed"]), optional=3),
-    _Column("avg", lambda each, _: milliseconds(each["average_duration_ms"]), optional=1),
-    _Column("did", lambda each, _: _counts(each["last_counts"]), right=False, optional=4),
+    Column("loop", lambda each, _: str(each["name"]), right=False),
+    Column("state", lambda each, _: str(each["state"]), right=False),
+    Column("every", lambda each, _: durations.format(each["interval"]), optional=2),
+    Column("last run", lambda each, now: ago(each["last_run_time"], now)),
+    Column("next run", lambda each, now: until(each["next_run"], now)),
+    Column("runs", lambda each, _: str(each["run_count"])),
+    Column("errors", lambda each, _: str(each["error_count"])),
+    Column("missed", lambda each, _: str(each["missed"]), optional=3),
+    Column("avg", lambda each, _: milliseconds(each["average_duration_ms"]), optional=1),
+    Column("did", lambda each, _: _counts(each["last_counts"]), right=False, optional=4, least=24),
 )
-
-
-def _loops(document: Document, width: int) -> Table:
-    loops = list(document["loops"].values())
-    cells = {column: [printable(column.cell(each, document["now"])) for each in loops] for column in _COLUMNS}
-    sizes = {column: max(map(len, [column.title, *texts])) for column, texts in cells.items()}
-    sizes[_COLUMNS[-1]] = min(sizes[_COLUMNS[-1]], _LEAST_DID)  # only this one may be cut short
-    shown = list(_COLUMNS)
-    for column in sorted(_COLUMNS, key=lambda each: -each.optional):
-        if column.optional and sum(sizes[each] + 2 for each in shown) - 2 > width:
-            shown.remove(column)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in shown:
-        least = sizes[column] if column.title != "did" else None
-        table.add_column(column.title, justify="right" if column.right else "left", no_wrap=True, min_width=least)
-    for index, each in enumerate(loops):
-        style = STYLES[each["state"]]
-        table.add_row(*(Text(cells[column][index], style="" if column.right else style) for column in shown))
-    return table
 
 
 def loop(document: Document, now: float) -> RenderableType:
@@ -107,11 +79,7 @@ def loop(document: Document, now: float) -> RenderableType:
         "skipped": ", ".join(f"{why} {n}" for why, n in document["skipped"].items()) or "none",
         "counts": _counts(document["last_counts"]) or "none",
     }
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows.items():
-        table.add_row(name, Text(printable(value), style=STYLES[document["state"]] if name == "state" else ""))
+    table = facts(rows, {"state": STYLES[document["state"]]})
     if not document["last_error"]:
         return table
     title = f"last error, {ago(document['last_error_at'], now)}"
@@ -119,44 +87,12 @@ def loop(document: Document, now: float) -> RenderableType:
     return Group(table, Text(), Panel(text, title=title, border_style="red" if document["consecutive_errors"] else ""))
 
 
-def jobs(document: Document) -> RenderableType:
-    """Counts by kind and status."""
-    kinds: Mapping[str, Mapping[str, int]] = document["by_kind"]
-    if not kinds:
-        return Text("No jobs yet.")
-    statuses = [name for name in document["by_status"] if any(kind.get(name) for kind in kinds.values())]
-    rows = [[kind, *(str(counts.get(name, 0)) for name in statuses)] for kind, counts in sorted(kinds.items())]
-    return _table(["kind", *statuses], rows, right=statuses)
-
-
-def nodes(document: Document) -> RenderableType:
-    """Every node."""
-    if not document["nodes"]:
-        return Text("No nodes yet: start an agent on one (celery -A workers.app worker).", style="yellow")
-    leads = (document["leader"] or {}).get("node_id")
-    rows, styles = [], []
-    for node in document["nodes"]:
-        left, live = node["status"] == "left", node["live"]
-        rows.append(
-            [
-                node["node_id"] + (" (leader)" if node["node_id"] == leads else ""),
-                node["host"] or "-",
-                str(node["agent_pid"] or "-"),
-                str(node["jobs_pid"] or "-"),
-                f"{len(node['running_jobs'])} of {node['slots']}",
-                ago(node["last_seen"], document["now"]) + (" (stopped)" if left else "" if live else " (lost)"),
-            ]
-        )
-        styles.append("dim" if left else "" if live else "red")
-    return _table(["node", "host", "agent pid", "jobs pid", "jobs", "last seen"], rows, styles=styles)
-
-
 def leader(document: Document) -> Text:
     """Who leads."""
     found = document["leader"]
     if found is None:
         return Text("leader: none", style="red")
-    held = ago(found["since"], document["now"]).removesuffix(" ago")
+    held = age(found["since"], document["now"])
     who = f"{found['node_id']} (pid {found['pid']} on {found['host']})"
     return Text(printable(f"leader: {who}, for {held}, fence {found['fence']}"))
 
@@ -190,9 +126,12 @@ def _troubles(document: Document) -> Iterable[tuple[str, str]]:
         yield "agents", "none is there, so no loop runs; start one: celery -A workers.app worker"
     elif document["leader"] is None:
         yield "leader", "none, so leader-only loops wait"
-    for node in document["nodes"]:
-        if node["status"] != "left" and not node["live"] and now - node["last_seen"] < 86_400:
-            yield node["node_id"], f"lost; last seen {ago(node['last_seen'], now)} on {node['host'] or 'no host'}"
+    ailing = [node for node in document["nodes"] if _is_ailing(node)]
+    for node in ailing[:_AILING]:
+        reasons = "; ".join(node["reasons"]) or f"last seen {ago(node['last_seen'], now)}"
+        yield node["node_id"], f"{node['status']}: {reasons} on {node['host'] or 'no host'}"
+    if len(ailing) > _AILING:
+        yield "nodes", f"{len(ailing) - _AILING} more are not well; see: backbeat nodes"
     for each in document["loops"].values():
         if text := _loop_trouble(each, now):
             yield each["name"], text
@@ -200,7 +139,7 @@ def _troubles(document: Document) -> Iterable[tuple[str, str]]:
 
 def _loop_trouble(each: Document, now: float) -> str:
     if each["executing"] and each["state"] in ("overrun", "lost"):
-        since = ago(each["executing_since"], now).removesuffix(" ago")
+        since = age(each["executing_since"], now)
         what = "runs past its deadline" if each["state"] == "overrun" else "has lost its worker"
         return f"{what} on {each['executing_by']}, for {since}"
     if not each["consecutive_errors"] or not each["enabled"]:
@@ -210,34 +149,14 @@ def _loop_trouble(each: Document, now: float) -> str:
     return f"{times}, the last {ago(each['last_error_at'], now)}, {following}\n{str(each['last_error']).strip()}"
 
 
+def _is_ailing(node: Document) -> bool:
+    """Lost, unhealthy or silent. One that is only near a limit is no trouble yet."""
+    return node["status"] != "left" and (node["status"] in ("lost", "unhealthy") or not node["live"])
+
+
 def has_agent(document: Document) -> bool:
     """Whether any agent is there to run a loop."""
     return any(node["agent_pid"] is not None and node["live"] for node in document["nodes"])
-
-
-def ago(at: float | None, now: float) -> str:
-    """How long ago an instant was."""
-    return "never" if at is None else f"{_span(max(1.0, now - at))} ago"
-
-
-def until(at: float | None, now: float) -> str:
-    """How long until an instant."""
-    if at is None:
-        return "-"
-    return f"in {_span(at - now)}" if round(at - now) > 0 else "now"
-
-
-def milliseconds(number: float) -> str:
-    """A duration as short as it can be said."""
-    if round(number) < 1000:
-        return f"{number:.0f}ms"
-    return f"{number / 1000:.1f}s" if number < 60_000 else _span(number / 1000)
-
-
-def _span(seconds: float) -> str:
-    """Two units at most: nobody needs the seconds of a day."""
-    unit = 3600 if seconds >= 86_400 else 60 if seconds >= 3600 else 1
-    return durations.format(round(seconds) // unit * unit)
 
 
 def _state(each: Document, now: float) -> str:
@@ -253,21 +172,6 @@ def _counts(counts: Mapping[str, float]) -> str:
 
 
 def _node_count(document: Document) -> str:
-    live = sum(node["live"] for node in document["nodes"])
-    return f"{live} live" if live else "none"
-
-
-def _table(
-    titles: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = (), styles: Sequence[str] = ()
-) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in titles:
-        table.add_column(title, no_wrap=True, justify="right" if title in right else "left")
-    for index, row in enumerate(rows):
-        table.add_row(*(Text(printable(cell)) for cell in row), style=styles[index] if styles else None)
-    return table
-
-
-def printable(text: str) -> str:
-    """Without what would steer the terminal: errors may hold what a remote machine said."""
-    return "".join(sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in text)
+    counts = Counter(str(node["status"]) for node in document["nodes"])
+    said = (f"{counts[status]} {'live' if status == 'healthy' else status}" for status in NODE_STYLES if counts[status])
+    return ", ".join(said) or "none"

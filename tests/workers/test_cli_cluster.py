@@ -2,11 +2,9 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,6 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from fleet.jobs import JobQueue, JobSpec
-from fleet.nodes import NodeRegistry
 from workers.lease import LeaderLease
 from workers.ledger import Scheduled
 from workers.settings import connect
@@ -48,7 +44,7 @@ def read_until(process: subprocess.Popen[str], word: str) -> None:
 
 
 class TestSight:
-    """status, jobs, nodes, leader."""
+    """status, leader."""
 
     def test_status_is_the_document_of_the_manager(self, cli: Cli, loops: Any) -> None:
         document = json.loads(cli("status", "--json").stdout)
@@ -69,22 +65,6 @@ class TestSight:
         assert "No loops yet" in cli("status").stdout
         assert json.loads(cli("status", "--json").stdout)["loops"] == {}
 
-    def test_jobs_are_counted_by_status_and_kind(self, cli: Cli, session_server: Any) -> None:
-        assert cli("jobs").stdout == "No jobs yet.\n"
-        JobQueue(connect(session_server.url)).enqueue([JobSpec(kind="selfplay", config="hex8_2p")])
-        document = json.loads(cli("jobs", "--json").stdout)
-        assert document["by_status"]["pending"] == document["by_kind"]["selfplay"]["pending"] == 1
-        assert cli("jobs").stdout.split() == ["kind", "pending", "selfplay", "1"]
-
-    def test_nodes_are_listed_with_their_processes(self, cli: Cli, session_server: Any) -> None:
-        registry = NodeRegistry(connect(session_server.url))
-        registry.heartbeat("n1", "agent", {"host": "h", "pid": 10})
-        registry.heartbeat("n1", "jobs", {"host": "h", "pid": 11, "slots": 4})
-        (node,) = json.loads(cli("nodes", "--json").stdout)
-        assert (node["node_id"], node["host"], node["agent_pid"], node["jobs_pid"]) == ("n1", "h", 10, 11)
-        assert node["last_seen"] == pytest.approx(time.time(), abs=30)
-        assert re.search(r"^n1 +h +10 +11 +0 of 4", cli("nodes").stdout, re.MULTILINE)
-
     def test_the_leader_is_shown_and_its_absence_is_exit_code_1(self, cli: Cli, session_server: Any) -> None:
         assert cli("leader", "--json", code=1).stdout == "null\n"
         assert cli("leader", code=1).stdout == "leader: none\n"
@@ -96,7 +76,10 @@ class TestSight:
         assert f"leader: n1 (pid {os.getpid()} on " in cli("leader").stdout
 
     def test_a_server_that_is_away_is_one_line_and_exit_code_1(self, cli: Cli) -> None:
-        for command in ("status", "jobs", "nodes", "leader", "pause --all", "run alpha"):
+        for command in (
+            *("status", "jobs", "jobs list", "jobs show j", "jobs cancel j", "jobs retry j", "jobs logs j"),
+            *("nodes", "nodes show n", "nodes drain n", "leader", "pause --all", "run alpha"),
+        ):
             result = cli(*command.split(), "--redis", "redis://:secret@127.0.0.1:1/0", code=1)
             assert result.stderr.startswith("backbeat: cannot use the server redis://:***@127.0.0.1:1/0: ")
             assert result.stderr.count("\n") == 1

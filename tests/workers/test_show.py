@@ -3,104 +3,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from rich.console import Console, RenderableType
 
-from fleet.nodes import Node
+from tests.workers.show_stage import NOW, document, failing, loop, node, text
 from workers import show
 from workers.status import read_status
-
-NOW = 1_800_000_000.0
-
-
-def loop(name: str, **more: Any) -> dict[str, Any]:
-    """A loop's part of the status document."""
-    return {
-        "name": name,
-        "running": True,
-        "paused": False,
-        "enabled": True,
-        "stopped": False,
-        "leader_only": False,
-        "interval": 60.0,
-        "run_count": 120,
-        "success_count": 117,
-        "error_count": 3,
-        "consecutive_errors": 0,
-        "missed": 4,
-        "skipped": {"stale": 2},
-        "average_duration_ms": 48.4,
-        "last_duration_ms": 50.0,
-        "last_run_time": NOW - 12,
-        "last_success_at": NOW - 12,
-        "last_outcome": "succeeded",
-        "last_counts": {"added": 50, "ratio": 0.25},
-        "last_run_by": "n1@h",
-        "last_error": None,
-        "last_error_at": None,
-        "last_traceback": None,
-        "next_run": NOW + 48,
-        "backing_off_until": None,
-        "executing": False,
-        "executing_by": None,
-        "executing_since": None,
-        "state": "due",
-        **more,
-    }
-
-
-def failing(name: str, error: str, **more: Any) -> dict[str, Any]:
-    return loop(
-        name,
-        state="backing_off",
-        consecutive_errors=3,
-        last_outcome="failed",
-        last_error=error,
-        last_error_at=NOW - 5,
-        last_traceback="Traceback (most recent call last):\n  File",
-        next_run=NOW + 90,
-        backing_off_until=NOW + 90,
-        **more,
-    )
-
-
-def node(
-    node_id: str,
-    *,
-    agent_pid: int | None = 10,
-    jobs_pid: int | None = 11,
-    last_seen: float = NOW - 2,
-    host: str = "h",
-    **marks: Any,
-) -> dict[str, Any]:
-    roles: dict[str, dict[str, Any]] = {}
-    if agent_pid is not None:
-        roles["agent"] = {"host": host, "pid": agent_pid}
-    if jobs_pid is not None:
-        roles["jobs"] = {"host": host, "pid": jobs_pid, "slots": 4, "running": ["a"]}
-    return Node(node_id, last_seen, roles, dict.fromkeys(roles, last_seen), marks).document(NOW)
-
-
-def document(*loops: dict[str, Any], **more: Any) -> dict[str, Any]:
-    statuses = ("pending", "claimed", "running", "completed", "failed", "cancelled", "timed_out", "abandoned")
-    counts = {**dict.fromkeys(statuses, 0), "pending": 48, "running": 2}
-    return {
-        "now": NOW,
-        "loops": {each["name"]: each for each in loops},
-        "leader": {"node_id": "n1", "host": "h", "pid": 10, "fence": 7, "since": NOW - 3700},
-        "beat": {"active": {"pid": 12, "host": "h"}, "replicas": [{"pid": 12}, {"pid": 13}]},
-        "nodes": [node("n1")],
-        "jobs": {"by_status": counts, "by_kind": {"selfplay": counts}, "games": {"hex8_2p": 3, "square8_2p": 4}},
-        **more,
-    }
-
-
-def text(shown: RenderableType, width: int = 80) -> str:
-    console = Console(width=width, color_system=None)
-    with console.capture() as capture:
-        console.print(shown)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
 class TestStatus:
@@ -117,6 +23,12 @@ class TestStatus:
         assert "leader: n1 (pid 10 on h), for 1h1m, fence 7" in seen
         assert "beat: pid 12 on h, 1 standing by" in seen
         assert "nodes: 1 live; jobs: 48 pending, 2 running; 7 games in completed jobs" in seen
+
+    def test_counts_the_nodes_by_how_they_stand(self) -> None:
+        nodes = [*(node(f"n{number}") for number in range(12)), node("gone", agent_pid=None, jobs_pid=None)]
+        nodes += [node("lost", last_seen=NOW - 200, health={"status": "lost", "at": NOW})]
+        assert "nodes: 12 live, 1 lost, 1 left; jobs:" in text(show.status(document(nodes=nodes), 80))
+        assert "nodes: none; jobs:" in text(show.status(document(nodes=[]), 80))
 
     @pytest.mark.parametrize("width", [40, 60, 80, 100, 200])
     def test_fits_the_screen_and_never_cuts_a_name(self, width: int) -> None:
@@ -163,14 +75,27 @@ class TestTroubles:
         assert show.troubles(document(leader=None, nodes=[])).keys() == {"agents"}
         assert show.troubles(document(nodes=[node("n1", agent_pid=None)])).keys() == {"agents"}
 
-    def test_name_lost_nodes_but_not_those_that_stopped_or_were_lost_long_ago(self) -> None:
+    def test_name_nodes_that_are_not_well_but_not_those_that_stopped(self) -> None:
+        full = {"status": "unhealthy", "reasons": ["disk 97 % full", "memory 96 % in use"], "at": NOW, "since": NOW}
         nodes = [
             node("n1"),
-            node("lost", last_seen=NOW - 16),
+            node("n2", health={**full, "status": "suspect"}),
+            node("silent", last_seen=NOW - 16),
+            node("lost", last_seen=NOW - 200, health={"status": "lost", "reasons": [], "at": NOW, "since": NOW}),
+            node("full", health=full),
             node("stopped", last_seen=NOW - 16, agent_pid=None, jobs_pid=None),
-            node("forgotten", last_seen=NOW - 90_000),
         ]
-        assert show.troubles(document(nodes=nodes)) == {"lost": "lost; last seen 16s ago on h"}
+        assert show.troubles(document(nodes=nodes)) == {
+            "silent": "suspect: last seen 16s ago on h",
+            "lost": "lost: last seen 3m20s ago on h",
+            "full": "unhealthy: disk 97 % full; memory 96 % in use on h",
+        }
+
+    def test_name_ten_nodes_at_most(self) -> None:
+        nodes = [node(f"n{number}", last_seen=NOW - 100) for number in range(1000)]
+        troubles = show.troubles(document(nodes=nodes))
+        assert len([name for name in troubles if name.startswith("n") and name != "nodes"]) == 10
+        assert troubles["nodes"] == "990 more are not well; see: backbeat nodes"
 
     @pytest.mark.parametrize(
         ("state", "said"),
@@ -205,51 +130,3 @@ class TestOneLoop:
             show.loop(loop("x", state="executing", executing=True, executing_by="n1@h", executing_since=NOW), NOW)
         )
         assert "executing on n1@h since 1s ago" in seen
-
-
-class TestNodesAndJobs:
-    def test_nodes_are_shown_with_their_processes_and_whether_they_live(self) -> None:
-        nodes = [node("n1"), node("n2", last_seen=NOW - 100), node("n3", agent_pid=None, jobs_pid=None, host="")]
-        rows = [" ".join(line.split()) for line in text(show.nodes(document(nodes=nodes))).splitlines()[1:]]
-        assert rows[0] == "n1 (leader) h 10 11 1 of 4 2s ago"
-        assert rows[1] == "n2 h 10 11 1 of 4 1m40s ago (lost)"
-        assert rows[2] == "n3 - - - 0 of 0 2s ago (stopped)"
-
-    def test_jobs_are_counted_by_kind_and_by_the_statuses_there_are(self) -> None:
-        lines = text(show.jobs(document()["jobs"])).splitlines()
-        assert [line.split() for line in lines] == [["kind", "pending", "running"], ["selfplay", "48", "2"]]
-
-    def test_nothing_is_said_to_be_nothing(self) -> None:
-        assert text(show.nodes(document(nodes=[]))).startswith("No nodes yet")
-        assert text(show.jobs({"by_kind": {}, "by_status": {}})) == "No jobs yet."
-        assert show.progress({"jobs": {"by_status": {}, "games": {}}}) == "jobs: none yet"
-        assert text(show.leader(document(leader=None))) == "leader: none"
-
-
-class TestTimes:
-    @pytest.mark.parametrize(
-        ("seconds", "said"),
-        [(0, "1s ago"), (-5, "1s ago"), (59.4, "59s ago"), (61, "1m1s ago"), (3725, "1h2m ago"), (90_000, "1d1h ago")],
-    )
-    def test_an_age_has_two_units_at_most(self, seconds: float, said: str) -> None:
-        assert show.ago(NOW - seconds, NOW) == said
-
-    def test_an_instant_that_is_not_there_has_a_word(self) -> None:
-        assert (show.ago(None, NOW), show.until(None, NOW), show.until(NOW - 3, NOW)) == ("never", "-", "now")
-
-    @pytest.mark.parametrize(
-        ("number", "said"), [(0, "0ms"), (12.6, "13ms"), (999.6, "1.0s"), (1500, "1.5s"), (61_000, "1m1s")]
-    )
-    def test_a_duration_is_short(self, number: float, said: str) -> None:
-        assert show.milliseconds(number) == said
-
-    @given(st.floats(0, 1e9), st.floats(-1e9, 1e9))
-    def test_none_is_too_odd_to_be_shown(self, number: float, ago: float) -> None:
-        assert len(show.milliseconds(number)) <= 12
-        assert len(show.ago(NOW - ago, NOW)) <= 14
-        assert len(show.until(NOW + ago, NOW)) <= 14
-
-
-@given(st.text())
-def test_what_is_printed_is_printable(given_text: str) -> None:
-    assert all(sign.isprintable() or sign == "\n" for sign in show.printable(given_text))

@@ -1,0 +1,118 @@
+"""Tables that fit the screen, and the short words for times and sizes that stand in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rich.table import Table
+from rich.text import Text
+
+from schedules import durations
+
+Document = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column. On a narrow screen the optional ones go, the highest first; one with `least` may be cut that short."""
+
+    title: str
+    cell: Callable[[Any, float], str]
+    right: bool = True
+    optional: int = 0
+    least: int | None = None
+
+
+def fitted(
+    columns: Sequence[Column], rows: Sequence[Any], now: float, width: int, style: Callable[[Any], str]
+) -> Table:
+    """The rows in as many of the columns as `width` has room for; `style` colours what is not a number."""
+    cells = {column: [printable(column.cell(row, now)) for row in rows] for column in columns}
+    sizes = {column: max(map(len, [column.title, *texts])) for column, texts in cells.items()}
+    for column in columns:
+        if column.least is not None:
+            sizes[column] = min(sizes[column], column.least)
+    shown = [column for column in columns if any(cells[column]) or not rows]
+    for column in sorted(columns, key=lambda each: -each.optional):
+        if column in shown and column.optional and sum(sizes[each] + 2 for each in shown) - 2 > width:
+            shown.remove(column)
+    room = width - sum(sizes[each] + 2 for each in shown) + 2
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in shown:
+        most = None if column.least is None else sizes[column] + max(0, room)
+        least = sizes[column] if column.least is None else None
+        justify: Literal["left", "right"] = "right" if column.right else "left"
+        table.add_column(column.title, justify=justify, no_wrap=True, min_width=least, max_width=most)
+    for index, row in enumerate(rows):
+        table.add_row(*(Text(cells[each][index], style="" if each.right else style(row)) for each in shown))
+    return table
+
+
+def plain(
+    titles: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = (), styles: Sequence[str] = ()
+) -> Table:
+    """A table as wide as it is."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in titles:
+        table.add_column(title, no_wrap=True, justify="right" if title in right else "left")
+    for index, row in enumerate(rows):
+        table.add_row(*(Text(printable(cell)) for cell in row), style=styles[index] if styles else None)
+    return table
+
+
+def facts(rows: Mapping[str, str], styles: Mapping[str, str] | None = None) -> Table:
+    """One thing in full: a line for each fact, those without a text left out."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        if value:
+            table.add_row(name, Text(printable(value), style=(styles or {}).get(name, "")))
+    return table
+
+
+def bounded(shown: int, known: int, what: str) -> Text | None:
+    """A line that says how much is left out; None when nothing is."""
+    return Text(f"showing {shown} of {known:,} {what}; more with --limit", style="dim") if known > shown else None
+
+
+def ago(at: float | None, now: float) -> str:
+    """How long ago an instant was."""
+    return "never" if at is None else f"{age(at, now)} ago"
+
+
+def age(at: float, now: float) -> str:
+    """For how long something has been so."""
+    return span(max(1.0, now - at))
+
+
+def until(at: float | None, now: float) -> str:
+    """How long until an instant."""
+    if at is None:
+        return "-"
+    return f"in {span(at - now)}" if round(at - now) > 0 else "now"
+
+
+def milliseconds(number: float) -> str:
+    """A duration as short as it can be said."""
+    if round(number) < 1000:
+        return f"{number:.0f}ms"
+    return f"{number / 1000:.1f}s" if number < 60_000 else span(number / 1000)
+
+
+def span(seconds: float) -> str:
+    """Two units at most: nobody needs the seconds of a day."""
+    unit = 3600 if seconds >= 86_400 else 60 if seconds >= 3600 else 1
+    return durations.format(round(seconds) // unit * unit)
+
+
+def gibibytes(number: float) -> str:
+    """A size of memory or disk."""
+    return f"{number / 2**30:.3g} GiB"
+
+
+def printable(text: str, *, keep: str = "\n") -> str:
+    """Without what would steer the terminal: errors may hold what a remote machine said."""
+    return "".join(sign if sign.isprintable() or sign in keep else repr(sign)[1:-1] for sign in text)
