@@ -32,11 +32,12 @@ _FIELDS = (*(name for role in ROLES for name in (role, f"{role}:at")), *MARKS)
 
 
 class NodeTaken(Exception):
-    """Another process has this role of this node: `facts` are its own, `heard_at` is on Redis time."""
+    """Another process has this role of this node: `facts` are its own, `heard_at` and now, `at`, on Redis time."""
 
-    def __init__(self, node_id: str, role: str, facts: Mapping[str, Any], heard_at: float) -> None:
-        super().__init__(f"{node_id} has an {role} process already: pid {facts.get('pid')} on {facts.get('host')}")
-        self.facts, self.heard_at = facts, heard_at
+    def __init__(self, node_id: str, role: str, facts: Mapping[str, Any], heard_at: float, at: float) -> None:
+        process = f"pid {facts.get('pid')} on {facts.get('host')}"
+        super().__init__(f"the role {role} of node {node_id} is taken by {process}")
+        self.facts, self.heard_at, self.at = facts, heard_at, at
 
 
 @dataclass(frozen=True)
@@ -134,14 +135,14 @@ class NodeRegistry:
         *,
         owner: str = "",
         history: Sequence[Sequence[float | None]] | None = None,
-        take: bool = False,
+        take: float | None = None,
         now: float | None = None,
     ) -> float:
         """Record that `role`'s process on `node_id` lives, and what it says; one round trip.
 
         `owner` is a token of that process. Raises NodeTaken while a process with another token was heard
-        within SILENT_AFTER, unless `take` says that that one is known to be dead. `history` replaces the
-        node's, when given. Facts must be JSON. Returns Redis time.
+        within SILENT_AFTER, unless that was last at `take`: that one is known to be dead. `history` replaces
+        the node's, when given. Facts must be JSON. Returns Redis time.
         """
         rows = "" if history is None else json.dumps(history)
         args: list[Any] = [
@@ -150,14 +151,14 @@ class NodeRegistry:
             role,
             owner,
             round(SILENT_AFTER * 1000),
-            int(take),
+            _ms(take),
             json.dumps(facts),
             rows,
             NODE,
         ]
         at, holder, heard = self._heartbeat(keys=[NODES, NODE + node_id], args=args)
         if holder:
-            raise NodeTaken(node_id, role, json.loads(_text(holder)), float(heard) / 1000)
+            raise NodeTaken(node_id, role, json.loads(_text(holder)), float(heard) / 1000, float(at) / 1000)
         return float(at) / 1000
 
     def leave(self, node_id: str, role: str, *, owner: str = "") -> None:

@@ -35,6 +35,8 @@ class JobRunner:
     holder: Holder
     capabilities: Sequence[str]
     running: dict[str, tuple[Job, StopSignal]] = field(default_factory=dict)
+    #: Jobs it ever ran.
+    runs: int = 0
     draining: threading.Event = field(default_factory=threading.Event)
     clock: Callable[[], float] = time.monotonic
 
@@ -62,6 +64,7 @@ class JobRunner:
             return f"{job.id}: failed: {error}"
         stop = StopSignal()
         self.running[job.id] = (job, stop)
+        self.runs += 1
         try:
             execution = execute(
                 job,

@@ -1,4 +1,4 @@
-"""The agent's boot step: node heartbeat, leader lease, and the queues that follow from them.
+"""The agent's boot step: its place in the node registry, the leader lease, and the queues that follow from them.
 
 The agent is the worker that consumes `loops`. It adds its own `node.<id>` queue, and the `leader`
 queue while it holds the lease. Queues are opened and closed in the consumer's thread only, by reading
@@ -8,17 +8,16 @@ the lease anew each time: gains and losses may arrive late and in a bunch after 
 from __future__ import annotations
 
 import logging
-import os
-import socket
-import time
 from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
 from celery.signals import worker_shutting_down
 
+from fleet.meter import Meter
 from workers.lease import LeaderLease
-from workers.pulse import Pulse
-from workers.settings import VERSION, connect
+from workers.presence import Presence
+from workers.settings import connect
+from workers.vitals import Vitals
 
 if TYPE_CHECKING:
     from workers.app import Backbeat
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("backbeat.agent")
 
 LOOPS_QUEUE, LEADER_QUEUE = "loops", "leader"
-HEARTBEAT = 5.0
 
 
 class AgentStep(bootsteps.StartStopStep):
@@ -38,40 +36,47 @@ class AgentStep(bootsteps.StartStopStep):
         super().__init__(consumer, **kwargs)
         self.backbeat: Backbeat = consumer.app.backbeat
         self.lease: LeaderLease | None = None
-        self.pulse: Pulse | None = None
+        self.presence: Presence | None = None
+        self.vitals: Vitals | None = None
 
     def include_if(self, consumer: Any) -> bool:
         return LOOPS_QUEUE in consumer.app.amqp.queues.consume_from
 
     def start(self, consumer: Any) -> None:
-        """In the consumer's thread, again after every reconnect."""
-        settings = self.backbeat.settings
-        consumer.add_task_queue(f"node.{settings.node_id}", routing_key=f"node.{settings.node_id}", exchange="")
+        """In the consumer's thread, again after every reconnect. Raises WorkerShutdown: it must not run here."""
+        if self.presence is None:
+            self._appear()
         if self.lease is None:
-            self.lease = LeaderLease(
-                connect(settings.redis_url, timeout=0.7),
-                settings.node_id,
-                changed=lambda: consumer.call_soon(self.reconcile, consumer),
-            )
-            self.backbeat.lease = self.lease
-            self.backbeat.runner.abandon = consumer.pool.abandon
-            self.backbeat.runner.step_down = self.lease.step_down
-            worker_shutting_down.connect(self._resign, weak=False)
-            self.lease.start()
-            started_at = time.time()
-            facts = {
-                "host": socket.gethostname(),
-                "pid": os.getpid(),
-                "since": started_at,
-                "version": VERSION,
-            }
-            self.pulse = Pulse(
-                "node-heartbeat",
-                HEARTBEAT,
-                lambda: self.backbeat.fleet.nodes.heartbeat(settings.node_id, "agent", facts),
-            )
-            self.pulse.start()
+            self._compete(consumer)
+        node_queue = f"node.{self.backbeat.settings.node_id}"
+        consumer.add_task_queue(node_queue, routing_key=node_queue, exchange="")
         self.reconcile(consumer)
+
+    def _appear(self) -> None:
+        """Be this node's agent before anything is done in its name."""
+        settings, nodes = self.backbeat.settings, self.backbeat.fleet.nodes
+        try:
+            settings.data.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            log.warning("no data directory: %s", error)
+        vitals = Vitals(nodes, settings.node_id, Meter(settings.data))
+        presence = Presence(nodes, settings.node_id, "agent", vitals)
+        presence.take()
+        self.presence, self.vitals = presence, vitals
+        worker_shutting_down.connect(self._resign, weak=False)
+        presence.start()
+        vitals.start(presence.nudge)
+
+    def _compete(self, consumer: Any) -> None:
+        self.lease = LeaderLease(
+            connect(self.backbeat.settings.redis_url, timeout=0.7),
+            self.backbeat.settings.node_id,
+            changed=lambda: consumer.call_soon(self.reconcile, consumer),
+        )
+        self.backbeat.lease = self.lease
+        self.backbeat.runner.abandon = consumer.pool.abandon
+        self.backbeat.runner.step_down = self.lease.step_down
+        self.lease.start()
 
     def reconcile(self, consumer: Any) -> None:
         """Consume `leader` if and only if this process leads now."""
@@ -84,13 +89,18 @@ class AgentStep(bootsteps.StartStopStep):
             consumer.cancel_task_queue(LEADER_QUEUE)
 
     def _resign(self, **_: Any) -> None:
+        """In the signal handler: what runs may end here, while another agent of this node takes over."""
         if self.lease is not None:
             self.lease.resign()
+        if self.presence is not None:
+            self.presence.leave_soon()
 
     def shutdown(self, _consumer: Any) -> None:
         """The worker ends (not on a reconnect)."""
-        if self.pulse is not None:
-            self.pulse.stop()
+        if self.vitals is not None:
+            self.vitals.stop()
         if self.lease is not None:
             self.lease.stop()
-        self.backbeat.leave("agent")
+        if self.presence is not None:
+            self.presence.leave()
+        self.backbeat.close()

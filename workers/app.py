@@ -17,7 +17,6 @@ from typing import Any
 from celery import Celery
 from celery.exceptions import CPendingDeprecationWarning, Retry
 from kombu import Queue
-from redis import RedisError
 
 from fleet.fleet import Fleet
 from fleet.jobs import JobQueue
@@ -88,14 +87,10 @@ class Backbeat:
             for _ in range(number):
                 self.celery.send_task(RUN_JOB, (), queue=PREFIX + capability, producer=producer, retry=False)
 
-    def leave(self, role: str) -> None:
+    def close(self) -> None:
         """An orderly stop of this process."""
         self.runner.stop()
         self.fleet.notices.close()
-        try:
-            self.fleet.nodes.leave(self.settings.node_id, role)
-        except RedisError as error:
-            log.warning("could not take this process off the node registry: %s", error)
 
 
 def schedule(loop: Loop, stanza: Any, source: str = "plan") -> Scheduled:

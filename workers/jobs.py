@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import fcntl
 import logging
-import os
-import socket
 import threading
 import time
 import uuid
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +23,8 @@ from celery.worker.state import maybe_shutdown
 from fleet.execution import sweep
 from fleet.jobs import Holder
 from tasks.job import JobRunner
+from workers.presence import Presence, Reporter
 from workers.pulse import Pulse
-from workers.settings import VERSION
 
 if TYPE_CHECKING:
     from workers.app import Backbeat
@@ -35,7 +34,6 @@ log = logging.getLogger("backbeat.jobs")
 RUN_JOB = "jobs.run"
 PREFIX = "jobs."
 POLL = 2.0
-HEARTBEAT = 5.0
 
 
 class JobsStep(bootsteps.StartStopStep):
@@ -47,7 +45,8 @@ class JobsStep(bootsteps.StartStopStep):
         super().__init__(consumer, **kwargs)
         self.backbeat: Backbeat = consumer.app.backbeat
         self.runner: JobRunner | None = None
-        self.pulses: tuple[Pulse, ...] = ()
+        self.presence: Presence | None = None
+        self.pulse: Pulse | None = None
         self.slots = 0
         self.released = False
 
@@ -64,17 +63,17 @@ class JobsStep(bootsteps.StartStopStep):
         self.slots = int(consumer.pool.limit)
         holder = Holder(settings.node_id, uuid.uuid4().hex)
         self.runner = JobRunner(self.backbeat.fleet, holder, tuple(self.queues))
+        report = WorkReport(self.runner, self.slots, sorted(self.queues))
+        presence = Presence(self.backbeat.fleet.nodes, settings.node_id, "jobs", report)
+        presence.take()
+        self.presence = presence
         self.backbeat.claim_and_run = self._claim_and_run
         for job_id in sweep(settings.data):
             log.warning("stopped what an earlier worker of this node left running: %s", job_id)
         worker_shutting_down.connect(self._drain, weak=False)
-        self.since = time.time()
-        self.pulses = (
-            Pulse("job-leases", POLL, self._poll),
-            Pulse("node-heartbeat", HEARTBEAT, self._heartbeat),
-        )
-        for pulse in self.pulses:
-            pulse.start()
+        self.pulse = Pulse("job-leases", POLL, self._poll)
+        self.pulse.start()
+        presence.start()
 
     def _hold(self, data: Path) -> None:
         """One jobs worker a node: a second would sweep away what the first one runs. Waits for one that drains."""
@@ -94,9 +93,10 @@ class JobsStep(bootsteps.StartStopStep):
 
     def _claim_and_run(self) -> str:
         assert self.runner is not None  # noqa: S101
+        assert self.pulse is not None  # noqa: S101
         said = self.runner.claim_and_run()
         # a slot is free: if a wake-up is owed, it is sent now and not at the end of the period
-        self.pulses[0].nudge()
+        self.pulse.nudge()
         return said
 
     def _poll(self) -> None:
@@ -111,19 +111,6 @@ class JobsStep(bootsteps.StartStopStep):
         runner.stop(poll.lost, "no longer held by this node")
         for capability, number in poll.wakes.items():
             self.backbeat.wake(capability, number)
-
-    def _heartbeat(self) -> None:
-        assert self.runner is not None  # noqa: S101
-        facts = {
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "since": self.since,
-            "version": VERSION,
-            "slots": self.slots,
-            "capabilities": sorted(self.queues),
-            "running": sorted(self.runner.running),
-        }
-        self.backbeat.fleet.nodes.heartbeat(self.backbeat.settings.node_id, "jobs", facts)
 
     def _drain(self, **_: Any) -> None:
         """In the signal handler: claim no more, and stop what still runs after the grace."""
@@ -140,9 +127,31 @@ class JobsStep(bootsteps.StartStopStep):
 
     def shutdown(self, _consumer: Any) -> None:
         """The consumer ends; jobs that run go on in the pool until they end or the drain does."""
-        if self.pulses:
-            self.pulses[-1].stop()
-            self.backbeat.leave("jobs")
+        if self.presence is not None:
+            self.presence.leave()
+        self.backbeat.close()
+
+
+class WorkReport(Reporter):
+    """What a jobs worker says of its work. `last_job_at` is about when a job ran last; absent before the first."""
+
+    def __init__(self, runner: JobRunner, slots: int, capabilities: Sequence[str]) -> None:
+        self._runner, self._slots, self._capabilities = runner, slots, capabilities
+        self._last_job_at: float | None = None
+        self._runs = 0
+
+    def facts(self) -> Mapping[str, Any]:
+        facts = {
+            "slots": self._slots,
+            "capabilities": list(self._capabilities),
+            "running": sorted(self._runner.running),
+        }
+        return facts if self._last_job_at is None else {**facts, "last_job_at": self._last_job_at}
+
+    def heard(self, at: float) -> None:
+        runs = self._runner.runs
+        if self._runner.running or runs != self._runs:  # a short job fits between two heartbeats
+            self._last_job_at, self._runs = at, runs
 
 
 def _queues(consumer: Any) -> dict[str, str]:

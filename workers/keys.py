@@ -45,7 +45,7 @@ PAGE = (
     Key(ISSUED, "zset", "none", "loop -> when its untaken tick was last sent (ms)"),
     Key(BEAT, "hash", "field until", "the active beat's lease: token, identity, since, until"),
     Key(BEATS, "zset", "60 s a member", "beat replica -> last poll (ms)"),
-    Key(LEADER, "hash", "field until", "the leader's lease: token, fence, node_id, host, pid, since, until"),
+    Key(LEADER, "hash", "4 s after a renewal", "the leader's lease: token, fence, node_id, host, pid, since, until"),
     Key(GUARD, "hash", "none", "the newest fence seen and its owner; every fenced write asks it"),
     Key(nodes.NODES, "zset", "none", "node -> last_seen (ms)"),
     Key(nodes.NODE, "hash", "none", "+ node: role -> what that process reports (JSON)"),

@@ -3,10 +3,11 @@
     vacant --acquire--> held --renew--> held --(no answer until the deadline)--> lost, locally
                           |--SIGTERM: release at once--> vacant
 
-A thread renews every `retry_period`; the holder's own belief ends `renew_deadline` after the last
+The holder's thread renews it every second; its own belief ends `renew_deadline` after the last
 renewal that it *sent*, earlier than the lease itself, and on CLOCK_BOOTTIME, so that a suspended
-machine wakes up without it. What this does not promise: that a paused process never acts late. That
-is what the fence is for, at every write.
+machine wakes up without it. The others do not ask all the time: they listen for the holder to let go,
+and look when the lease as they last saw it would end. What this does not promise: that a paused process
+never acts late. That is what the fence is for, at every write.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from redis import Redis, RedisError
+from redis.client import PubSub
 
 from workers import keys
 from workers.ledger import lua
@@ -30,21 +32,26 @@ log = logging.getLogger("backbeat.lease")
 
 #: A renewal must get at least this share of retries into the deadline, as in client-go's leaderelection.
 JITTER = 1.2
+#: Seconds between two looks at whether this process still competes, while it listens.
+LISTEN_FOR = 0.25
 
 
 @dataclass(frozen=True)
 class LeaseTiming:
-    """Seconds. Refused unless ttl > renew_deadline > 1.2 x retry_period, or nobody could lead safely."""
+    """Seconds. Refused unless ttl > renew_deadline > 2.4 x retry_period, or nobody could lead safely.
+
+    A holder renews every other `retry_period`; a renewal that failed is tried again after one.
+    """
 
     ttl: float = 4.0
     renew_deadline: float = 2.7
     retry_period: float = 0.5
 
     def __post_init__(self) -> None:
-        if not self.ttl > self.renew_deadline > JITTER * self.retry_period > 0:
+        if not self.ttl > self.renew_deadline > 2 * JITTER * self.retry_period > 0:
             raise ValueError(
                 f"unsafe lease timing: ttl {self.ttl:g} s must exceed renew_deadline {self.renew_deadline:g} s, "
-                f"and that {JITTER:g} x retry_period {self.retry_period:g} s"
+                f"and that {2 * JITTER:g} x retry_period {self.retry_period:g} s"
             )
 
 
@@ -75,6 +82,7 @@ class LeaderLease:
         self._trusted_until = 0.0
         self._fence = 0
         self._was_valid = False
+        self._ear: PubSub | None = None
         self._halt = threading.Event()
         self._rests_until = 0.0
         self._thread = threading.Thread(target=self._compete, name="leader-lease", daemon=True)
@@ -128,21 +136,66 @@ class LeaderLease:
         return bool(int(won))
 
     def _compete(self) -> None:
+        sure = False
         while not self._halt.is_set():
+            period = self._timing.retry_period * random.uniform(1 / JITTER, 1)  # noqa: S311
             try:
                 if boottime() >= self._rests_until:
-                    self.try_once()
+                    self._listen()  # before the look: what is let go after it is heard of
+                    if sure and (ends_in := self._ends_in()):
+                        period = ends_in + period / 10
+                    elif self.try_once():
+                        period *= 2  # a failed renewal is tried again in half the time
+                    sure = True
             except RedisError as error:
                 log.warning("no answer about the leader lease: %s", error)
+                self._hang_up()
+                sure = False  # the lease may be this one's by now
             self._tell()
             # wake for the local deadline too: belief ends on time even when Redis does not answer
-            period = self._timing.retry_period * random.uniform(1 / JITTER, 1)  # noqa: S311
             left = self._trusted_until - boottime()
-            self._halt.wait(min(period, left) if left > 0 else period)
+            if left > 0:
+                self._halt.wait(min(period, left))
+            else:
+                self._stand_by(period)
+        self._hang_up()
         held, self._trusted_until = self._trusted_until > 0, 0.0
         if held:
             self._let_go()
         self._tell()
+
+    def _ends_in(self) -> float:
+        """Seconds until the lease of another ends if nobody renews it; 0 when it is worth a try."""
+        if self._trusted_until > 0:
+            return 0.0
+        left = self._redis.pttl(keys.LEADER) / 1000
+        # one that ends later than any can was given before the server's clock went back
+        return left if 0 < left <= self._timing.ttl else 0.0
+
+    def _listen(self) -> None:
+        if self._ear is None:
+            self._ear = self._redis.pubsub()
+            self._ear.subscribe(keys.LEADER)
+            self._ear.get_message(timeout=self._timing.retry_period)  # the server's word that it has subscribed
+
+    def _hang_up(self) -> None:
+        if self._ear is not None:
+            self._ear.close()
+            self._ear = None
+
+    def _stand_by(self, seconds: float) -> None:
+        """Wait so long, or until the holder lets go. Should that message get lost, the lease ends by itself."""
+        until = boottime() + seconds
+        while not self._halt.is_set() and (left := until - boottime()) > 0:
+            if self._ear is None:
+                self._halt.wait(min(left, self._timing.retry_period))
+                return
+            try:
+                if self._ear.get_message(timeout=min(left, LISTEN_FOR)):
+                    return
+            except RedisError as error:
+                log.warning("cannot hear when the leader lets go: %s", error)
+                self._hang_up()
 
     def _let_go(self) -> None:
         try:

@@ -1,5 +1,5 @@
--- KEYS: nodes, node. ARGV: now in ms or '', node id, role, owner, ms until silent, 1 to take the role anyway,
--- JSON of what the role's process reports, JSON of its history or '', node prefix.
+-- KEYS: nodes, node. ARGV: now in ms or '', node id, role, owner, ms until silent, last heartbeat (ms) of a process
+-- known to be dead or '', JSON of what the role's process reports, JSON of its history or '', node prefix.
 -- Returns now; then the facts and the last heartbeat of the process that has the role, if that is another.
 local now = tonumber(ARGV[1])
 if not now then
@@ -10,14 +10,23 @@ local at = string.format('%.0f', now)
 local role, owner = ARGV[3], ARGV[4]
 local held = redis.call('HMGET', KEYS[2], role, role .. ':at', role .. ':owner')
 local others = held[1] and held[3] and owner ~= '' and held[3] ~= owner
-if others and ARGV[6] ~= '1' and tonumber(held[2]) > now - ARGV[5] then return {at, held[1], held[2]} end
+-- one heard later than now was heard before the server's clock went back
+if others and ARGV[6] ~= held[2] and math.abs(now - held[2]) < tonumber(ARGV[5]) then return {at, held[1], held[2]} end
 redis.call('ZADD', KEYS[1], at, ARGV[2])
-redis.call('HSET', KEYS[2], role, ARGV[7], role .. ':at', at)
-if owner ~= '' then redis.call('HSET', KEYS[2], role .. ':owner', owner) end
-if ARGV[8] ~= '' then redis.call('HSET', KEYS[2], 'history', ARGV[8]) end
--- a node that was silent for a day is forgotten, a few at a time
-for _, gone in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now - 86400000), 'LIMIT', 0, 10)) do
-  redis.call('ZREM', KEYS[1], gone)
-  redis.call('DEL', ARGV[9] .. gone)
+local fields = {role, ARGV[7], role .. ':at', at}
+if owner ~= '' then
+  fields[#fields + 1] = role .. ':owner'
+  fields[#fields + 1] = owner
 end
+if ARGV[8] ~= '' then
+  fields[#fields + 1] = 'history'
+  fields[#fields + 1] = ARGV[8]
+  -- once a minute: a node that was silent for a day is forgotten, a few at a time
+  local day_ago = string.format('%.0f', now - 86400000)
+  for _, gone in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', day_ago, 'LIMIT', 0, 10)) do
+    redis.call('ZREM', KEYS[1], gone)
+    redis.call('DEL', ARGV[9] .. gone)
+  end
+end
+redis.call('HSET', KEYS[2], unpack(fields))
 return {at, '', ''}

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from redis import Redis
+from redis.exceptions import TimeoutError
 
 from fleet.fence import Fence, FenceRefused
 from fleet.jobs import JobQueue, JobSpec
@@ -172,3 +173,78 @@ def test_a_lease_from_before_the_clock_went_back_keeps_nobody_waiting(client: Re
     client.hset(keys.LEADER, "until", round((time.time() + 86_400) * 1000))
     assert new.try_once()
     assert new.fence() > old.fence()
+
+
+# standing by ---------------------------------------------------------------------------------------------
+
+#: A lease that nobody lives to see the end of.
+LONG = LeaseTiming(ttl=60, renew_deadline=40, retry_period=0.05)
+
+
+def listeners(client: Redis) -> int:
+    ((_, number),) = client.pubsub_numsub(keys.LEADER)
+    return int(number)
+
+
+def looks(client: Redis) -> int:
+    stats = client.info("commandstats")
+    return sum(int(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"]) for name in ("pttl", "evalsha"))
+
+
+def until(condition: Callable[[], object]) -> None:
+    give_up = boottime() + 10
+    while not condition():
+        assert boottime() < give_up, "it did not happen"
+        threading.Event().wait(0.005)
+
+
+def test_who_stands_by_looks_when_the_lease_ends_and_not_before(
+    client: Redis, compete: Callable[..., LeaderLease]
+) -> None:
+    leader = LeaderLease(client, "n1", timing=LONG)
+    leader.try_once()
+    client.config_resetstat()
+    compete("n2", timing=LONG)
+    until(lambda: looks(client) == 2)  # it tried, and then asked until when to wait
+    assert not threading.Event().wait(10 * LONG.retry_period)
+    assert looks(client) == 2
+
+
+def test_who_stands_by_hears_that_the_leader_lets_go(client: Redis, compete: Callable[..., LeaderLease]) -> None:
+    leader = LeaderLease(client, "n1", timing=LONG)
+    leader.try_once()
+    standby = compete("n2", timing=LONG)
+    until(lambda: listeners(client) == 1)
+    client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+    until(lambda: listeners(client) == 1)  # it listens again
+    leader.step_down()
+    await_leading(standby)
+
+
+def test_a_lease_that_nobody_renews_is_taken_when_it_ends(client: Redis, compete: Callable[..., LeaderLease]) -> None:
+    timing = LeaseTiming(ttl=0.5, renew_deadline=0.3, retry_period=0.05)
+    dead = LeaderLease(client, "n1", timing=timing)
+    dead.try_once()
+    ends_in = client.pttl(keys.LEADER) / 1000
+    began = boottime()
+    await_leading(compete("n2", timing=timing))
+    assert ends_in - 0.01 <= boottime() - began
+
+
+def test_a_lease_whose_grant_got_lost_on_the_way_is_found_to_be_ones_own(
+    client: Redis, compete: Callable[..., LeaderLease], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: list[object] = []
+    acquire = LeaderLease.try_once
+
+    def grant(lease: LeaderLease) -> bool:
+        won = acquire(lease)
+        if not lost:
+            lost.append(won)
+            lease._trusted_until = 0.0
+            raise TimeoutError("no answer")
+        return won
+
+    monkeypatch.setattr(LeaderLease, "try_once", grant)
+    await_leading(compete("n1", timing=LONG))
+    assert lost == [True]

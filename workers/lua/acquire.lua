@@ -15,4 +15,6 @@ if not live then
   lease[3] = fence
 end
 redis.call('HSET', KEYS[1], 'until', int(now + ARGV[3]))
+-- so that whoever stands by can ask for its end without a script
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return {1, lease[3]}

@@ -1,3 +1,5 @@
--- KEYS: a lease. ARGV: token. Deletes it if it is ours.
-if redis.call('HGET', KEYS[1], 'token') == ARGV[1] then return redis.call('DEL', KEYS[1]) end
-return 0
+-- KEYS: a lease. ARGV: token. Deletes it if it is ours, and says so on the channel of its name.
+if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then return 0 end
+redis.call('DEL', KEYS[1])
+redis.call('PUBLISH', KEYS[1], 'vacant')
+return 1
