@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from fleet.nodes import ROLES, Node
-from fleet.notices import Notice
+from fleet.notices import Notice, listed
 
 STATUSES = ("healthy", "suspect", "unhealthy", "lost")
-NAMED = 10  # nodes or jobs that a notice names; the others are counted
 
 #: What makes one judgement another. Its wording may change without a write.
 _JUDGEMENT = ("status", "over", "silent")
@@ -143,26 +142,21 @@ def _silence(node: Node, role: str) -> str:
 def _notices(entered: Mapping[str, Sequence[Node]], reasons: Mapping[str, Sequence[str]]) -> Iterator[Notice]:
     """At most one of a title, however many nodes it is about."""
     if lost := entered["lost"]:
-        yield Notice("Node lost", _listed([_last_words(node) for node in lost]), "error")
+        yield Notice("Node lost", listed([_last_words(node) for node in lost]), "error")
     if ailing := entered["unhealthy"]:
         told = [f"{_name(node)}: {', '.join(reasons[node.node_id])}" for node in ailing]
-        yield Notice("Node unhealthy", _listed(told), "warning")
+        yield Notice("Node unhealthy", listed(told), "warning")
     if back := entered["back"]:
-        yield Notice("Node back", _listed([_name(node) for node in back]))
+        yield Notice("Node back", listed([_name(node) for node in back]))
 
 
 def _last_words(node: Node) -> str:
-    held = f"holds {_listed(list(node.running), ', ')}" if node.running else "holds no jobs"
+    held = f"holds {listed(list(node.running), ', ')}" if node.running else "holds no jobs"
     return f"{_name(node)}: last seen {_utc(node.last_seen)}, {held}"
 
 
 def _name(node: Node) -> str:
     return f"{node.node_id} on {node.host or 'no host'}"
-
-
-def _listed(texts: Sequence[str], separator: str = "; ") -> str:
-    more = f"{separator}and {len(texts) - NAMED} more" if len(texts) > NAMED else ""
-    return separator.join(texts[:NAMED]) + more
 
 
 def _utc(at: float) -> str:

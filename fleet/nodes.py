@@ -13,12 +13,15 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
+from pydantic_core import from_json  # thrice as fast as json, and histories are long
 from redis import Redis
 
 from fleet.fence import UNFENCED, Fence, FenceRefused, script
+from fleet.jobs import COUNTS
 
 NODES = "{backbeat}:nodes"  # sorted set: node id -> last_seen, ms of Redis time
 NODE = "{backbeat}:node:"  # + node id: hash, role or mark -> JSON; `role:at` (ms) and `role:owner` beside a role
+TOTALS = "{backbeat}:totals"  # stream: what the nodes and the queue amounted to, a row a cycle of health_aggregation
 
 ROLES = ("agent", "jobs")
 #: What others say of a node: health_aggregation, idle_detection, whoever drains it.
@@ -27,6 +30,8 @@ MARKS = ("health", "idle", "drain")
 HEARTBEAT = 5.0
 #: Seconds without a heartbeat after which a process counts as silent: another may then take its role.
 SILENT_AFTER = 3 * HEARTBEAT
+#: Rows of totals that are kept: an hour of one every five seconds.
+TOTALS_KEPT = 720
 
 _FIELDS = (*(name for role in ROLES for name in (role, f"{role}:at")), *MARKS)
 
@@ -170,11 +175,14 @@ class NodeRegistry:
         changes: Mapping[str, Mapping[str, Mapping[str, Any] | None]],
         *,
         forget: Iterable[str] = (),
+        totals: Mapping[str, float] | None = None,
         fence: Fence = UNFENCED,
     ) -> None:
         """Set marks (node id -> mark -> value, None: take it away) and forget nodes altogether; one round trip.
 
-        A node that is not in the registry stays out of it. Raises FenceRefused, with nothing written.
+        A node that is not in the registry stays out of it. `totals` become a row of `totals()`, to which
+        the script adds the queue's pending, claimed and running jobs. Raises FenceRefused, with nothing
+        written.
         """
         words: list[str] = []
         for node_id, marks in changes.items():
@@ -183,15 +191,22 @@ class NodeRegistry:
                     raise ValueError(f"mark {name!r}: one of {', '.join(MARKS)}")
                 words += [node_id, name, "" if value is None else json.dumps(value)]
         gone = list(forget)
-        if not words and not gone:
+        row = "" if totals is None else json.dumps(totals)
+        if not words and not gone and not row:
             return
-        args = [*fence.args, NODE, len(gone), *gone, *words]
-        if refused := self._mark(keys=[NODES, *fence.keys], args=args):
+        args = [*fence.args, NODE, TOTALS_KEPT, row, len(gone), *gone, *words]
+        if refused := self._mark(keys=[NODES, *fence.keys, TOTALS, COUNTS], args=args):
             raise FenceRefused(f"nodes: mark refused, for a newer {_text(refused)} exists")
 
     def all(self, *, history: bool = False) -> list[Node]:
         """Every known node by id, in one round trip."""
         return decode_nodes(self._read(keys=[NODES], args=read_arguments(history=history)), history=history)
+
+    def totals(self) -> list[dict[str, float]]:
+        """The rows of totals that are kept, oldest first: what `mark` was given, and the queue's counts."""
+        rows: Any = self._redis.xrange(TOTALS)
+        decoded = ({_text(name): json.loads(value) for name, value in row.items()} for _, row in rows)
+        return [{**row.pop("nodes"), **row} for row in decoded]
 
     def history(self, node_id: str) -> Sequence[Sequence[float | None]]:
         """A node's own history, as its agent kept it."""
@@ -214,10 +229,10 @@ def decode_nodes(rows: list[Any], *, history: bool = False) -> list[Node]:
     nodes = []
     for node_id, last_seen, values in rows:
         fields = dict(zip((*_FIELDS, "history") if history else _FIELDS, values, strict=True))
-        roles = {role: json.loads(fields[role]) for role in ROLES if fields[role]}
+        roles = {role: from_json(fields[role]) for role in ROLES if fields[role]}
         heard = {role: float(fields[f"{role}:at"]) / 1000 for role in roles}
-        marks = {mark: json.loads(fields[mark]) for mark in MARKS if fields[mark]}
-        kept = json.loads(fields["history"]) if history and fields["history"] else ()
+        marks = {mark: from_json(fields[mark]) for mark in MARKS if fields[mark]}
+        kept = from_json(fields["history"]) if history and fields["history"] else ()
         nodes.append(Node(_text(node_id), float(last_seen) / 1000, roles, heard, marks, kept))
     return sorted(nodes, key=lambda node: node.node_id)
 

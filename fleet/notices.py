@@ -24,6 +24,8 @@ EVENTS = "{backbeat}:events"  # stream: title, body, severity
 KEPT_EVENTS = 1000
 #: Characters of a title, and of a body, that the stream keeps.
 TITLE_LIMIT, BODY_LIMIT = 200, 4_000
+#: Nodes, jobs and the like that one body names; the others are counted.
+NAMED = 10
 #: Seconds until a server that is away is asked again for what is due.
 ASK_AGAIN = 5.0
 
@@ -43,6 +45,12 @@ class Notice:
     title: str
     body: str = ""
     severity: Severity = "info"
+
+
+def listed(texts: Sequence[str], separator: str = "; ") -> str:
+    """Texts in one body: the first ones, and how many more."""
+    more = f"{separator}and {len(texts) - NAMED} more" if len(texts) > NAMED else ""
+    return separator.join(texts[:NAMED]) + more
 
 
 class Notices:

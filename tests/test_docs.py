@@ -25,6 +25,8 @@ from fleet.options import EloTarget, FleetOptions, Notify
 from fleet.priority import CURRICULUM_WEIGHTS
 from schedules.backoff import Backoff
 from schedules.plan import Cadence, load
+from tasks.health_aggregation import Options as Health
+from tasks.idle_detection import Options as Idleness
 from tasks.loop import Tick, discover, loop
 from tasks.queue_populator import Options as Populator
 from workers.app import Backbeat, configure
@@ -155,6 +157,8 @@ def test_every_argument_of_the_decorator_and_field_of_a_tick_is_listed() -> None
         ("Cadence", Cadence, {}, {"interval", "backoff"}),
         ("Backoff", Backoff, {}, set()),
         ("Options", Populator, {}, {"configs", "curriculum_weights"}),
+        ("Options of health_aggregation", Health, {}, set()),
+        ("Options of idle_detection", Idleness, {}, set()),
         ("Kinds of jobs", JobKind, {"command": ["true"]}, {"command"}),
         ("Elo targets", EloTarget, {}, {"target_elo", "min_games_for_training"}),
         ("Notify", Notify, {}, set()),

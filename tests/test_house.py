@@ -124,6 +124,7 @@ def live(url: str) -> Redis:
     assert ledger.record(ended.name, ended.name, "succeeded") == "succeeded"
 
     NodeRegistry(redis).heartbeat("n1", "agent", {"host": "h", "pid": 1})
+    NodeRegistry(redis).mark({}, totals={"nodes": 1})
     assert Notices(redis=redis).send(Notice("Something happened"))
 
     fence = Fence(lease.fence(), lease.token, running.name, keys.GUARD, keys.LOOP + running.name)

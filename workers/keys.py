@@ -49,6 +49,7 @@ PAGE = (
     Key(GUARD, "hash", "none", "the newest fence seen and its owner; every fenced write asks it"),
     Key(nodes.NODES, "zset", "none", "node -> last_seen (ms)"),
     Key(nodes.NODE, "hash", "none", "+ node: role -> what that process reports (JSON)"),
+    Key(nodes.TOTALS, "stream", "newest 720", "what nodes and queue amounted to: a row a cycle of health_aggregation"),
     Key(jobs.JOB, "hash", "24 h once it is over", "+ id: all of a job (instants in ms)"),
     Key(jobs.READY, "zset", "none", "+ capability: entry of a job that can be claimed -> rank, best first"),
     Key(jobs.DELAYED, "zset", "none", "+ capability: entry of a job in its backoff -> not_before (ms)"),

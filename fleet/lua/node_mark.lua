@@ -1,9 +1,18 @@
--- KEYS: nodes, guard, loop. ARGV: fence (3), node prefix, number of nodes to forget, these,
--- then node, mark, JSON or '' of each change. Returns why the fence refused, or ''.
+-- KEYS: nodes, guard, loop, totals, job counts. ARGV: fence (3), node prefix, rows of totals to keep,
+-- JSON of a row of totals or '', number of nodes to forget, these, then node, mark, JSON or '' of each change.
+-- Returns why the fence refused, or ''.
 local refused = fence_refused(KEYS[2], KEYS[3], ARGV[1], ARGV[2], ARGV[3])
 if refused then return refused end
-local first = 6 + ARGV[5]
-for i = 6, first - 1 do
+if ARGV[6] ~= '' then
+  local row = {'nodes', ARGV[6]}
+  for _, status in ipairs({'pending', 'claimed', 'running'}) do
+    row[#row + 1] = status
+    row[#row + 1] = redis.call('HGET', KEYS[5], 'status:' .. status) or 0
+  end
+  redis.call('XADD', KEYS[4], 'MAXLEN', ARGV[5], '*', unpack(row))
+end
+local first = 8 + ARGV[7]
+for i = 8, first - 1 do
   redis.call('ZREM', KEYS[1], ARGV[i])
   redis.call('DEL', ARGV[4] .. ARGV[i])
 end

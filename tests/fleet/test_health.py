@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.health import NAMED, Report, decide, judge
+from fleet.health import Report, decide, judge
 from fleet.nodes import Node
+from fleet.notices import NAMED
 
 NOW = 1_800_000_000.0
 FINE = {"cpu": 50.0, "memory": 40.0, "disk": 40.0}

@@ -8,6 +8,7 @@ import time
 from fleet.fence import FenceRefused
 from fleet.fleet import Fleet
 from fleet.jobs import JobSpec
+from tasks.health_aggregation import health_aggregation
 from tasks.loop import Counts, Loop, Options, Tick, loop
 from tasks.queue_populator import queue_populator
 from workers.app import create_app
@@ -107,7 +108,19 @@ def trivial(name: str) -> Loop:
 STARTS: list[tuple[str, int, float, float]] = []
 LOOPS = {
     declared.name: declared
-    for declared in (note, slow, failing, hanging, nonsense, loud, exiting, leading, deciding, queue_populator)
+    for declared in (
+        note,
+        slow,
+        failing,
+        hanging,
+        nonsense,
+        loud,
+        exiting,
+        leading,
+        deciding,
+        queue_populator,
+        health_aggregation,
+    )
 }
 
 if "STORY_LOOPS" in os.environ:
