@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from schedules.plan import Plan, PlanError
-from workers import cli_cluster, cli_jobs, cli_loops, cli_nodes, datadir
+from workers import cli_cluster, cli_jobs, cli_loops, cli_nodes, cli_scale, datadir
 from workers.cli_cluster import DURATION, URL, Parsed, fail
 from workers.datadir import UpError
 from workers.settings import VERSION, Settings, SettingsError, check_node_id
@@ -39,6 +39,7 @@ for _command in (
     cli_cluster.status,
     cli_nodes.nodes,
     cli_jobs.jobs,
+    cli_scale.scale,
     cli_cluster.leader,
     cli_loops.run,
     cli_loops.pause,

@@ -34,10 +34,10 @@ class Cluster:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        redis = connect(url)
-        self.manager = LoopManager(Ledger(redis), self._send)
-        self.nodes = NodeRegistry(redis)
-        self.queue = JobQueue(redis)
+        self.redis = connect(url)
+        self.manager = LoopManager(Ledger(self.redis), self._send)
+        self.nodes = NodeRegistry(self.redis)
+        self.queue = JobQueue(self.redis)
 
     def ask(self, node_id: str, name: str, arguments: Mapping[str, Any], wait: float) -> Mapping[str, Any] | None:
         """Give a node a task and wait for what it says: {"answer": ...} or {"error": ...}; None: nothing in time."""

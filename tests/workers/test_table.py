@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
 from tests.workers.show_stage import NOW, text
 from workers.table import Column, ago, bounded, fitted, milliseconds, printable, until
@@ -37,8 +40,21 @@ class TestFitted:
     def test_a_column_without_any_text_is_left_out(self) -> None:
         assert shown(200, wide="")[0].split() == ["name", "last", "why"]
 
-    def test_no_cell_steers_the_terminal(self) -> None:
-        assert r"\x1b[31m" in shown(200, why="\x1b[31m")[1]
+    def test_no_cell_steers_the_terminal_or_breaks_its_line(self) -> None:
+        assert r"\x1b[31m one\ntwo" in shown(200, why="\x1b[31m one\ntwo")[1]
+
+    def test_signs_of_two_columns_stay_in_their_place(self) -> None:
+        _, row = shown(200, name="将棋")
+        assert row.startswith("将棋  " + "w" * 20)
+        _, row = shown(60, why="将棋" * 10)
+        assert row.endswith("将…")
+        assert cell_len(row) <= 60
+
+    def test_ten_thousand_rows_are_no_matter_of_seconds(self) -> None:
+        row = {"name": "n", "wide": "w", "last": "l", "why": "y"}
+        began = time.monotonic()
+        assert len(text(fitted(COLUMNS, [row] * 10_000, NOW, 80, lambda _: "green")).splitlines()) == 10_001
+        assert time.monotonic() - began < 10
 
     def test_says_how_much_is_left_out(self) -> None:
         assert str(bounded(50, 10_000, "jobs")) == "showing 50 of 10,000 jobs; more with --limit"
