@@ -41,8 +41,12 @@ class JobStatus(StrEnum):
         return self not in OUTSTANDING
 
 
+#: What a node holds.
+HELD = frozenset({JobStatus.CLAIMED, JobStatus.RUNNING})
 #: What still takes, or will take, a node's time.
-OUTSTANDING = frozenset({JobStatus.PENDING, JobStatus.CLAIMED, JobStatus.RUNNING})
+OUTSTANDING = HELD | {JobStatus.PENDING}
+#: What is over without having been completed; `JobQueue.retry` takes it up again.
+ENDED_BADLY = frozenset(JobStatus) - OUTSTANDING - {JobStatus.COMPLETED}
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,11 @@ class Job:
     result: Mapping[str, Any] | None = None
     error: str | None = None
 
+    @property
+    def deadline(self) -> float | None:
+        """When its holder must have ended it, once it was started."""
+        return None if self.started_at is None else self.started_at + self.timeout
+
     @classmethod
     def decode(cls, pairs: Iterable[tuple[bytes | str, bytes | str]]) -> Job:
         """Read a job's hash. Raises ValueError when it is not one that the queue wrote."""
@@ -170,10 +179,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Poll:
-    """What a holder is told: jobs that are no longer its own, and wake-ups owed by capability."""
+    """What a holder is told: jobs that are no longer its own, wake-ups owed by capability, and whether it drains."""
 
     lost: tuple[str, ...]
     wakes: Mapping[str, int]
+    draining: bool = False
 
 
 @dataclass(frozen=True)
@@ -187,6 +197,7 @@ class JobCounts:
     by_kind: Mapping[str, Mapping[JobStatus, int]]
     outstanding: Mapping[tuple[str, str], int]  # by (kind, config): pending, claimed and running
     games: Mapping[str, int]  # produced, by config
+    pending: Mapping[str, int] = field(default_factory=dict)  # by capability, delayed ones too
 
     @property
     def depth(self) -> int:
@@ -197,7 +208,7 @@ class JobCounts:
     def decode(cls, counts: Mapping[Any, Any], games: Mapping[Any, Any]) -> JobCounts:
         by_status = dict.fromkeys(JobStatus, 0)
         by_kind: dict[str, dict[JobStatus, int]] = {}
-        outstanding = {}
+        outstanding, pending = {}, {}
         for name, value in counts.items():
             match _text(name).split(":"):
                 case ["status", status]:
@@ -206,7 +217,10 @@ class JobCounts:
                     by_kind.setdefault(kind, dict.fromkeys(JobStatus, 0))[JobStatus(status)] = int(value)
                 case ["outstanding", kind, config]:
                     outstanding[kind, config] = int(value)
-        return cls(by_status, by_kind, outstanding, {_text(name): int(value) for name, value in games.items()})
+                case ["pending", capability]:
+                    pending[capability] = int(value)
+        produced = {_text(name): int(value) for name, value in games.items()}
+        return cls(by_status, by_kind, outstanding, produced, pending)
 
 
 def check_job_id(value: Any) -> None:

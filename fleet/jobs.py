@@ -25,7 +25,9 @@ from redis import Redis
 
 from fleet.fence import UNFENCED, Fence, FenceRefused, script
 from fleet.job import (
+    ENDED_BADLY,
     ERROR_LIMIT,
+    HELD,
     Holder,
     Job,
     JobCounts,
@@ -35,20 +37,16 @@ from fleet.job import (
     check_job_id,
     encode_object,
 )
+from fleet.job_keys import CLAIMED, COUNTS, DELAYED, FINISHED, GAMES, HEARD, HOLDERS, HOLDS, JOB, KEYS, READY, RUNNING
+from fleet.nodes import NODE
+from fleet.notices import Notice, Notices
 
 __all__ = ["AGEING", "Holder", "Job", "JobCounts", "JobQueue", "JobSpec", "JobStatus", "Poll"]
 
-# An entry is "<padded sequence number>:<id>:<kind>:<config>"; it stands for a job in every set.
-JOB = "{backbeat}:job:"  # + id: hash, all of a job (see Job; instants in ms). TTL 24 h once it is over
-READY = "{backbeat}:jobs:ready:"  # + capability: sorted set, entry -> rank, best first. No TTL
-DELAYED = "{backbeat}:jobs:delayed:"  # + capability: sorted set, entry -> not_before in ms. No TTL
-HOLDS = "{backbeat}:jobs:holds:"  # + node id: set of the entries that node holds. No TTL
-CLAIMED = "{backbeat}:jobs:claimed"  # sorted set, entry -> last heartbeat in ms. No TTL
-RUNNING = "{backbeat}:jobs:running"  # sorted set, entry -> last heartbeat in ms. No TTL
-FINISHED = "{backbeat}:jobs:finished"  # sorted set, entry -> finished_at in ms; newest 1000 of 24 h. No TTL
-COUNTS = "{backbeat}:jobs:counts"  # hash, status:.. | kind:..:.. | outstanding:..:.. -> jobs. No TTL
-GAMES = "{backbeat}:jobs:games"  # hash, config -> games produced by completed jobs. No TTL
-SEQ = "{backbeat}:jobs:seq"  # string, the last job's sequence number. No TTL
+#: + capability: the broker's list of wake-ups.
+QUEUE = "jobs."
+#: Seconds between two polls of a holder: so long it may take until it learns that a job is no longer its own.
+POLL_EVERY = 2.0
 
 #: Milliseconds of waiting that outrank one point of priority. A job's rank is created_at - priority * AGEING,
 #: lowest first: 100 points are a head start of 50 minutes and no more, so that nothing starves for ever.
@@ -61,6 +59,8 @@ ORPHAN_AFTER = 60.0
 MAX_GAMES = 10**9
 
 Wake = Callable[[str, int], None]
+#: A sorted set, the command that reads it, and the two bounds of its scores.
+Range = tuple[str, str, float | str, float | str]
 
 log = logging.getLogger("backbeat.jobs")
 
@@ -69,17 +69,21 @@ class JobQueue:
     """Enqueue, claim, report. Safe from any number of threads, processes and machines.
 
     `wake(capability, n)` publishes n wake-up messages; when it raises, that is logged and `poll` makes
-    up for it.
+    up for it. `notices` is told of each job that is given up: over, not completed, and not cancelled.
     """
 
-    def __init__(self, redis: Redis, wake: Wake | None = None) -> None:
+    def __init__(self, redis: Redis, wake: Wake | None = None, notices: Notices | None = None) -> None:
         self._redis = redis
         self._wake = wake
+        self._notices = notices
         prelude = script("jobs_prelude")
         folder = resources.files("fleet") / "lua"
         self._scripts = {
             name: redis.register_script(prelude + (folder / f"jobs_{name}.lua").read_text())
-            for name in ("enqueue", "claim", "report", "poll", "release_node", "cancel", "reap", "list")
+            for name in (
+                *("enqueue", "claim", "report", "poll", "release_node"),
+                *("cancel", "retry", "reap", "unpublished", "list"),
+            )
         }
 
     def enqueue(
@@ -105,23 +109,18 @@ class JobQueue:
             accepted += ids
             capabilities = {spec.id: spec.capability for spec in reversed(batch)}  # of equal ids, the first counts
             for capability, n in Counter(capabilities[job_id] for job_id in ids).items():
-                self._publish(capability, n)
+                self.wake(capability, n)
         return accepted
 
     def claim(self, holder: Holder, capabilities: Collection[str], *, now: float | None = None) -> Job | None:
-        """The best waiting job of these capabilities, now claimed by `holder`; None when there is none."""
-        while True:
-            row = self._call("claim", now, holder.node, holder.owner, *capabilities)
-            if row is None:
-                return None
-            try:
-                return Job.decode(_pairs(row))
-            except ValueError as error:
-                record = dict(_pairs(row))
-                job_id, attempt = (record.get(name, record.get(name.encode(), "")) for name in ("id", "attempt"))
-                log.warning("job %r was malformed and has failed: %s", job_id, error)
-                if self._report(holder, job_id, attempt, now, "reject", _message(str(error))) is None:
-                    raise
+        """The best waiting job of these capabilities, now claimed by `holder`.
+
+        None when there is none, or when the holder's node has the mark `drain`.
+        """
+        while (row := self._call("claim", now, holder.node, holder.owner, *capabilities)) is not None:
+            if (job := self._decode(row, now)) is not None:
+                return job
+        return None
 
     def start(self, holder: Holder, job_id: str, attempt: int, *, now: float | None = None) -> bool:
         """Say that the claimed job now runs. False: it is no longer this holder's, so do not run it."""
@@ -139,16 +138,19 @@ class JobQueue:
         """Renew the heartbeat of the jobs in `running` (id -> attempt); learn what is lost or owed.
 
         `queues` maps a capability to the broker's list of its wake-ups: where that list is empty although
-        jobs can be claimed, wake-ups are owed, at most one for each idle slot. A job that this holder
-        holds but has not named for ORPHAN_AFTER goes back to the queue. One round trip.
+        jobs can be claimed, wake-ups are owed, at most one for each idle slot, and none to a node that
+        drains. A job that this holder holds but has not named for ORPHAN_AFTER goes back to the queue.
+        One round trip.
         """
         named = [word for job_id, attempt in running.items() for word in (job_id, attempt)]
         lists = [word for queue in queues.items() for word in queue]
-        lost, owed = self._call(
+        lost, owed, draining, ended = self._call(
             "poll", now, holder.node, holder.owner, round(ORPHAN_AFTER * 1000), idle_slots, len(running), *named, *lists
         )
         wakes = {capability: int(n) for capability, n in zip(queues, owed, strict=True) if int(n) > 0}
-        return Poll(tuple(_text(job_id) for job_id in lost), wakes)
+        for job_id in ended:
+            self._given_up(_text(job_id), JobStatus.ABANDONED, "its holder no longer knew of it")
+        return Poll(tuple(_text(job_id) for job_id in lost), wakes, bool(draining))
 
     def complete(
         self, holder: Holder, job_id: str, attempt: int, result: Mapping[str, Any], *, now: float | None = None
@@ -178,7 +180,8 @@ class JobQueue:
     ) -> JobStatus | None:
         """Count a failure: pending again in `retry_after` seconds, or the end. The new status; None: refused."""
         ending = JobStatus.TIMED_OUT if timed_out else JobStatus.FAILED
-        return self._report(holder, job_id, attempt, now, "fail", _message(error), _ms(retry_after), ending)
+        status = self._report(holder, job_id, attempt, now, "fail", _message(error), _ms(retry_after), ending)
+        return self._given_up(job_id, status, error)
 
     def release(self, holder: Holder, job_id: str, attempt: int, reason: str, *, now: float | None = None) -> bool:
         """Hand the job back, at once and without counting a failure (a drain). False: refused."""
@@ -186,14 +189,27 @@ class JobQueue:
 
     def release_node(self, holder: Holder, reason: str, *, now: float | None = None) -> list[str]:
         """Take back what earlier incarnations of this node's worker hold, as failures. Returns the ids."""
-        ids = self._call("release_node", now, holder.node, holder.owner, _message(reason))
-        return [_text(job_id) for job_id in ids]
+        words = [_text(word) for word in self._call("release_node", now, holder.node, holder.owner, _message(reason))]
+        for job_id, status in zip(words[::2], words[1::2], strict=True):
+            self._given_up(job_id, JobStatus(status), reason)
+        return words[::2]
 
     def cancel(
         self, job_id: str, reason: str, *, fence: Fence = UNFENCED, now: float | None = None
     ) -> JobStatus | None:
         """End a job that is not over yet; its holder learns by `poll`. The job's status; None: unknown."""
         return _status(self._fenced("cancel", fence, now, job_id, _message(reason)))
+
+    def retry(self, job_id: str, *, now: float | None = None) -> JobStatus | None:
+        """Take up again a job that ended badly. The status it had; None: unknown, or its record was lost.
+
+        One of ENDED_BADLY is now pending, with all of its attempts before it, and workers are woken. In
+        any other status the job is left as it is.
+        """
+        had, capability = map(_text, self._call("retry", now, job_id) or ("", ""))
+        if had in ENDED_BADLY:
+            self.wake(capability, 1)
+        return JobStatus(had) if had else None
 
     def reap(
         self,
@@ -213,7 +229,17 @@ class JobQueue:
         heartbeat = _ms(job.heartbeat_at) if if_silent and job.heartbeat_at is not None else ""
         ending = JobStatus.TIMED_OUT if timed_out else JobStatus.ABANDONED
         seen = (job.id, job.attempt, job.status, heartbeat)
-        return _status(self._fenced("reap", fence, now, *seen, _message(reason), _ms(retry_after), ending))
+        status = _status(self._fenced("reap", fence, now, *seen, _message(reason), _ms(retry_after), ending))
+        return self._given_up(job.id, status, reason)
+
+    def wake(self, capability: str, n: int) -> None:
+        """Publish wake-ups; a broker that refuses them is logged."""
+        if self._wake is None:
+            return
+        try:
+            self._wake(capability, n)
+        except Exception:  # whatever a broker may raise: the jobs are registered, and poll will wake for them
+            log.warning("no wake-up could be sent for %d jobs of %s", n, capability, exc_info=True)
 
     def get(self, job_id: str) -> Job | None:
         """One job; None when unknown or over for more than a day. Raises ValueError when it is malformed."""
@@ -221,21 +247,68 @@ class JobQueue:
         record = self._redis.hgetall(JOB + job_id)
         return Job.decode(record.items()) if record else None
 
-    def held(self, *, silent_since: float | None = None, limit: int = 1000, now: float | None = None) -> list[Job]:
-        """Claimed and running jobs, longest without a heartbeat first; those silent since that instant."""
-        latest = "+inf" if silent_since is None else _ms(silent_since)
-        jobs = self._list(now, "ZRANGEBYSCORE", "-inf", latest, limit, CLAIMED, RUNNING)
-        return sorted(jobs, key=lambda job: job.heartbeat_at or 0.0)[:limit]
+    def find(
+        self,
+        statuses: Collection[JobStatus] = frozenset(JobStatus),
+        *,
+        kind: str | None = None,
+        config: str | None = None,
+        node: str | None = None,
+        limit: int = 100,
+        now: float | None = None,
+    ) -> list[Job]:
+        """Jobs that are as asked, most relevant first: running by deadline, claimed longest first, pending in
+        the order of their claim, then those that are over, newest first.
 
-    def waiting(self, capabilities: Collection[str], *, limit: int = 1000, now: float | None = None) -> list[Job]:
-        """Pending jobs of these capabilities in the order of their claim, delayed ones last."""
-        sets = [prefix + capability for prefix in (READY, DELAYED) for capability in capabilities]
-        jobs = self._list(now, "ZRANGEBYSCORE", "-inf", "+inf", limit, *sets)
-        return sorted(jobs, key=lambda job: (job.not_before or 0.0, _rank(job)))[:limit]
+        `node` is the one that holds a job, or did so last. Jobs that are over are found among the last
+        1,000 of the last 24 hours, pending ones among the first 10,000 of a capability. At most `limit`
+        jobs in two round trips.
+        """
+        ranges: list[Range] = []
+        if node is not None and HELD & set(statuses):
+            ranges.append(_rising(HOLDS + node))
+        elif node is None:
+            by_time = ((RUNNING, JobStatus.RUNNING), (CLAIMED, JobStatus.CLAIMED))
+            ranges += [_rising(key) for key, status in by_time if status in statuses]
+        if node is None and JobStatus.PENDING in statuses:
+            ranges += [_rising(prefix + name) for name in self.counts().pending for prefix in (READY, DELAYED)]
+        if any(JobStatus(status).is_final for status in statuses):
+            ranges.append((FINISHED, "ZREVRANGEBYSCORE", "+inf", "-inf"))
+        jobs = self._list(now, ranges, limit, kind or "", config or "", node or "", *statuses)
+        return sorted(jobs, key=_relevance)[:limit]
 
-    def finished(self, *, limit: int = 1000, now: float | None = None) -> list[Job]:
-        """Jobs that are over, newest first: the last 1,000 of the last 24 hours."""
-        return self._list(now, "ZREVRANGEBYSCORE", "+inf", "-inf", limit, FINISHED)
+    def held(
+        self,
+        *,
+        claimed_before: float,
+        due_before: float,
+        silent_since: float,
+        nodes: Iterable[str] = (),
+        limit: int = 100,
+        now: float | None = None,
+    ) -> list[Job]:
+        """Held jobs past a limit, each once: claimed and not started since `claimed_before`, running past a
+        deadline before `due_before`, without a heartbeat since `silent_since`, or held by one of `nodes`.
+
+        The `limit` worst of each. One round trip, whatever is held besides.
+        """
+        limits = ((CLAIMED, claimed_before), (RUNNING, due_before), (HEARD, silent_since))
+        ranges = [_rising(key, _ms(latest)) for key, latest in limits]
+        jobs = self._list(now, ranges + [_rising(HOLDS + node) for node in nodes], limit, "", "", "", *HELD)
+        return list({job.id: job for job in jobs}.values())
+
+    def holders(self) -> frozenset[str]:
+        """The nodes that hold jobs, whether or not the node registry knows them."""
+        nodes: Any = self._redis.smembers(HOLDERS)
+        return frozenset(_text(node) for node in nodes)
+
+    def unpublished(self, *, waited: float, now: float | None = None) -> dict[str, int]:
+        """Claimable jobs by capability, where the broker has no wake-up for any although the next has waited so long.
+
+        One round trip.
+        """
+        words = self._call("unpublished", now, _ms(waited), QUEUE)
+        return {_text(name): int(n) for name, n in zip(words[::2], words[1::2], strict=True)}
 
     def counts(self) -> JobCounts:
         """How many jobs stand where, and the games they produced; one round trip, whatever the depth."""
@@ -244,14 +317,24 @@ class JobQueue:
             pipe.hgetall(GAMES)
             return JobCounts.decode(*pipe.execute())
 
-    def _list(self, now: float | None, *args: Any) -> list[Job]:
-        jobs = []
-        for row in self._call("list", now, *args):
-            try:
-                jobs.append(Job.decode(_pairs(row)))
-            except ValueError as error:
-                log.warning("a job is left out of a listing: %s", error)
-        return jobs
+    def _list(self, now: float | None, ranges: Iterable[Range], limit: int, *asked: str) -> list[Job]:
+        """The first `limit` jobs of each range that are as asked: kind, config and node, or ""; then the statuses."""
+        kind, config, node, *statuses = asked
+        words = [kind, config, node, f",{','.join(statuses)},", *(word for each in ranges for word in each)]
+        rows = self._call("list", now, limit, *words)
+        return [job for row in rows if (job := self._decode(row, now)) is not None]
+
+    def _decode(self, row: list[Any], now: float | None) -> Job | None:
+        """A job's hash. One that is malformed is no job: it has failed, if it was held."""
+        try:
+            return Job.decode(_pairs(row))
+        except ValueError as error:
+            record = {_text(name): _text(value) for name, value in _pairs(row)}
+            log.warning("job %r is malformed: %s", record.get("id"), error)
+            claim = [record.get(name, "") for name in ("node", "owner", "id", "attempt")]
+            if self._call("report", now, *claim, "reject", _message(str(error))) is not None:
+                self._given_up(record["id"], JobStatus.FAILED, str(error))
+            return None
 
     def _report(self, holder: Holder, job_id: Any, attempt: Any, now: float | None, *said: Any) -> JobStatus | None:
         status = self._call("report", now, holder.node, holder.owner, job_id, attempt, *said)
@@ -264,16 +347,14 @@ class JobQueue:
         return [_text(word) for word in reply]
 
     def _call(self, name: str, now: float | None, *args: Any, fence: Fence = UNFENCED) -> Any:
-        keys = [JOB, READY, DELAYED, HOLDS, CLAIMED, RUNNING, FINISHED, COUNTS, GAMES, SEQ, *fence.keys]
-        return self._scripts[name](keys=keys, args=["" if now is None else _ms(now), *args])
+        return self._scripts[name](keys=[*KEYS, NODE, *fence.keys], args=["" if now is None else _ms(now), *args])
 
-    def _publish(self, capability: str, n: int) -> None:
-        if self._wake is None:
-            return
-        try:
-            self._wake(capability, n)
-        except Exception:  # whatever a broker may raise: the jobs are registered, and poll will wake for them
-            log.warning("no wake-up could be sent for %d jobs of %s", n, capability, exc_info=True)
+    def _given_up(self, job_id: str, status: JobStatus | None, why: str) -> JobStatus | None:
+        """Tells of a job whose last attempt has failed. Returns the status."""
+        if self._notices is not None and status in ENDED_BADLY:
+            first_line, _, _ = why.partition("\n")
+            self._notices.send(Notice("Job given up", f"{job_id} {status}: {first_line}", "warning"))
+        return status
 
 
 def _fields(spec: JobSpec) -> Sequence[str | int | float]:
@@ -282,8 +363,15 @@ def _fields(spec: JobSpec) -> Sequence[str | int | float]:
     return (str(spec.id), spec.kind, spec.config, spec.capability, spec.priority, payload, *limits)
 
 
-def _rank(job: Job) -> float:
-    return job.created_at * 1000 - job.priority * AGEING
+def _rising(key: str, latest: float | str = "+inf") -> Range:
+    return (key, "ZRANGEBYSCORE", "-inf", latest)
+
+
+def _relevance(job: Job) -> tuple[float, ...]:
+    """Only pending jobs are sorted among themselves: the others come from one set, in its order."""
+    if job.status is JobStatus.PENDING:
+        return (2, job.not_before or 0.0, job.created_at * 1000 - job.priority * AGEING)
+    return (3 if job.status.is_final else 1 if job.status is JobStatus.CLAIMED else 0,)
 
 
 def _status(reply: list[str]) -> JobStatus | None:

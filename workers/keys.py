@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fleet import jobs, nodes, notices
+from fleet import job_keys, nodes, notice_groups, notices, replies, scale_state
 
 LOOPS = "{backbeat}:loops"
 LOOP = "{backbeat}:loop:"
@@ -48,17 +48,23 @@ PAGE = (
     Key(LEADER, "hash", "4 s after a renewal", "the leader's lease: token, fence, node_id, host, pid, since, until"),
     Key(GUARD, "hash", "none", "the newest fence seen and its owner; every fenced write asks it"),
     Key(nodes.NODES, "zset", "none", "node -> last_seen (ms)"),
-    Key(nodes.NODE, "hash", "none", "+ node: role -> what that process reports (JSON)"),
+    Key(nodes.NODE, "hash", "none", "+ node: what its processes report, its last hour, its marks (JSON)"),
     Key(nodes.TOTALS, "stream", "newest 720", "what nodes and queue amounted to: a row a cycle of health_aggregation"),
-    Key(jobs.JOB, "hash", "24 h once it is over", "+ id: all of a job (instants in ms)"),
-    Key(jobs.READY, "zset", "none", "+ capability: entry of a job that can be claimed -> rank, best first"),
-    Key(jobs.DELAYED, "zset", "none", "+ capability: entry of a job in its backoff -> not_before (ms)"),
-    Key(jobs.HOLDS, "set", "none", "+ node: entries of the jobs that node holds"),
-    Key(jobs.CLAIMED, "zset", "none", "entry of a claimed job -> last heartbeat (ms)"),
-    Key(jobs.RUNNING, "zset", "none", "entry of a running job -> last heartbeat (ms)"),
-    Key(jobs.FINISHED, "zset", "24 h a member, newest 1,000", "entry of a job that is over -> finished_at (ms)"),
-    Key(jobs.COUNTS, "hash", "none", "status:.., kind:..:.., outstanding:..:.. -> number of jobs"),
-    Key(jobs.GAMES, "hash", "none", "board configuration -> games in completed jobs"),
-    Key(jobs.SEQ, "string", "none", "sequence number of the last job"),
+    Key(job_keys.JOB, "hash", "24 h once it is over", "+ id: all of a job (instants in ms)"),
+    Key(job_keys.READY, "zset", "none", "+ capability: entry of a job that can be claimed -> rank, best first"),
+    Key(job_keys.DELAYED, "zset", "none", "+ capability: entry of a job in its backoff -> not_before (ms)"),
+    Key(job_keys.HOLDS, "zset", "none", "+ node: entry of a job it holds -> when it claimed or started it (ms)"),
+    Key(job_keys.HOLDERS, "set", "none", "nodes that hold jobs"),
+    Key(job_keys.CLAIMED, "zset", "none", "entry of a claimed job -> claimed_at (ms)"),
+    Key(job_keys.RUNNING, "zset", "none", "entry of a running job -> its deadline, started_at + timeout (ms)"),
+    Key(job_keys.HEARD, "zset", "none", "entry of a claimed or running job -> last heartbeat (ms)"),
+    Key(job_keys.FINISHED, "zset", "24 h a member, newest 1,000", "entry of a job that is over -> finished_at (ms)"),
+    Key(job_keys.COUNTS, "hash", "none", "status:.., kind:..:.., outstanding:..:.., pending:.. -> jobs"),
+    Key(job_keys.GAMES, "hash", "none", "board configuration -> games in completed jobs"),
+    Key(job_keys.SEQ, "string", "none", "sequence number of the last job"),
+    Key(scale_state.SCALING, "hash", "none", "what scaling knows from run to run (JSON), and `pinned` by an operator"),
     Key(notices.EVENTS, "stream", "newest 1,000 or so", "what the operator was told: title, body, severity"),
+    Key(replies.REPLY, "list", "60 s", "+ token: one node's answer to whoever asked it"),
+    Key(notice_groups.DUE, "zset", "none", "title of notices -> when their message is due (ms)"),
+    Key(notice_groups.HELD, "hash", "24 h since its last", "+ title: what its next message says, when one was tried"),
 )

@@ -17,7 +17,7 @@ from typing import Any
 from redis import Redis
 from redis.commands.core import Script
 
-from fleet.jobs import COUNTS, GAMES
+from fleet.job_keys import COUNTS, GAMES
 from fleet.nodes import NODES, READ_LUA, read_arguments
 from workers import keys
 

@@ -1,5 +1,6 @@
 -- ARGV: now, node, owner, capabilities. Returns the best job's hash, flat, or nil when there is none.
 local now, node, owner = clock(ARGV[1]), ARGV[2], ARGV[3]
+if drains(node) then return nil end
 for i = 4, #ARGV do
   for _, entry in ipairs(redis.call('ZRANGEBYSCORE', DELAYED .. ARGV[i], '-inf', text(now))) do
     redis.call('ZREM', DELAYED .. ARGV[i], entry)
@@ -26,9 +27,7 @@ while true do
       'claimed_at', text(now), 'heartbeat_at', text(now))
     move(job, 'claimed', now)
     local record = redis.call('HGETALL', key)
-    local ascii = true -- as the queue writes it; anything else may be more than a client can decode
-    for _, word in ipairs(record) do ascii = ascii and not word:find('[\128-\255]') end
-    if ascii then return record end
+    if plain(record) then return record end
     discard(job.entry, 'claimed', node, now)
   end
 end

@@ -1,8 +1,8 @@
 -- What every script of the job queue shares; it stands before each, after the fence.
--- Prefixes: + job id, + capability, + capability, + node id.
+-- Prefixes: + job id, + capability, + capability, + node id; and NODE: + node id.
 local JOB, READY, DELAYED, HOLDS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local CLAIMED, RUNNING, FINISHED, COUNTS, GAMES, SEQ = KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
-local FENCE_KEYS = {KEYS[11], KEYS[12]}
+local HOLDERS, CLAIMED, RUNNING, HEARD, FINISHED = KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local COUNTS, GAMES, SEQ, NODE, FENCE_KEYS = KEYS[10], KEYS[11], KEYS[12], KEYS[13], {KEYS[14], KEYS[15]}
 
 local HELD = {claimed = CLAIMED, running = RUNNING}
 local OUTSTANDING = {pending = 1, claimed = 1, running = 1}
@@ -40,15 +40,26 @@ local function depth()
   return sum
 end
 
+local function let_go(node, entry)
+  redis.call('ZREM', HOLDS .. node, entry)
+  if redis.call('EXISTS', HOLDS .. node) == 0 then redis.call('SREM', HOLDERS, node) end
+end
+
 -- move(job, to, now, due): the one way from status to status (from nil for a new job), for sets and counters.
 local function move(job, to, now, due)
   local from, key = job.status, JOB .. job.id
   if from == 'pending' then
     redis.call('ZREM', READY .. job.capability, job.entry)
     redis.call('ZREM', DELAYED .. job.capability, job.entry)
-  elseif from then
+    tally('pending:' .. job.capability, -1)
+  elseif HELD[from] then
     redis.call('ZREM', HELD[from], job.entry)
-    redis.call('SREM', HOLDS .. job.node, job.entry)
+    redis.call('ZREM', HEARD, job.entry)
+    let_go(job.node, job.entry)
+  elseif from then
+    redis.call('ZREM', FINISHED, job.entry)
+    redis.call('HDEL', key, 'finished_at')
+    redis.call('PERSIST', key)
   end
   redis.call('HSET', key, 'status', to)
   if to == 'pending' then
@@ -57,9 +68,12 @@ local function move(job, to, now, due)
     else
       redis.call('ZADD', READY .. job.capability, text(job.rank), job.entry)
     end
+    tally('pending:' .. job.capability, 1)
   elseif HELD[to] then
-    redis.call('ZADD', HELD[to], text(now), job.entry)
-    redis.call('SADD', HOLDS .. job.node, job.entry)
+    redis.call('ZADD', HELD[to], text(to == 'running' and now + job.timeout * 1000 or now), job.entry)
+    redis.call('ZADD', HEARD, text(now), job.entry)
+    redis.call('ZADD', HOLDS .. job.node, text(now), job.entry)
+    redis.call('SADD', HOLDERS, job.node)
   else
     redis.call('HSET', key, 'finished_at', text(now))
     redis.call('EXPIRE', key, KEEP_SECONDS)
@@ -77,23 +91,39 @@ local function move(job, to, now, due)
   job.status = to
 end
 
+-- Whether a record is ASCII, as the queue writes it; anything else may be more than a client can decode.
+local function plain(record)
+  for _, word in ipairs(record) do
+    if word:find('[\128-\255]') then return false end
+  end
+  return true
+end
+
 -- load(id): the job's record, or nil when it is missing or not to be trusted.
 local function load(id)
   local row = redis.pcall('HMGET', JOB .. id, 'entry', 'status', 'capability', 'rank', 'attempt', 'failures',
-    'max_attempts', 'node', 'owner', 'heartbeat_at', 'id', 'kind', 'config')
+    'max_attempts', 'node', 'owner', 'heartbeat_at', 'id', 'kind', 'config', 'timeout', 'claimed_at', 'started_at')
   if row.err or not row[1] then return nil end
   local job = {
-    id = row[11], kind = row[12], config = row[13], entry = row[1], status = row[2], capability = row[3] or '', rank = integer(row[4]),
-    attempt = integer(row[5]), failures = integer(row[6]), max_attempts = integer(row[7]),
-    node = row[8], owner = row[9], heartbeat_at = integer(row[10]),
+    id = row[11], kind = row[12], config = row[13], entry = row[1], status = row[2], capability = row[3] or '',
+    rank = integer(row[4]), attempt = integer(row[5]), failures = integer(row[6]), max_attempts = integer(row[7]),
+    node = row[8], owner = row[9], heartbeat_at = integer(row[10]), timeout = tonumber(row[14] or nil),
+    claimed_at = integer(row[15]), started_at = integer(row[16]),
   }
   local named, kind, config = parse(job.entry)
   local same = job.id == id and named == id and job.kind == kind and job.config == config
   local known = OUTSTANDING[job.status] or FINAL[job.status]
   local numbers = job.rank and job.attempt and job.failures and job.max_attempts
-  local holder = not HELD[job.status] or (job.node and job.owner and job.heartbeat_at)
-  if same and known and numbers and holder and job.capability:find('^[a-z][a-z0-9_]*$') then return job end
+  local timed = job.timeout and job.timeout > 0
+  local times = job.heartbeat_at and job.claimed_at and (job.status ~= 'running' or job.started_at)
+  local holder = not HELD[job.status] or (job.node and job.owner and times)
+  if same and known and numbers and timed and holder and job.capability:find('^[a-z][a-z0-9_]*$') then return job end
   return nil
+end
+
+-- The status that an entry is held in, if it is.
+local function held(entry)
+  return redis.call('ZSCORE', CLAIMED, entry) and 'claimed' or redis.call('ZSCORE', RUNNING, entry) and 'running'
 end
 
 -- An entry without a sound record ends as failed, so that it stands in nobody's way.
@@ -108,7 +138,8 @@ local function discard(entry, status, place, now)
   redis.call('DEL', key)
   redis.call('HSET', key, 'id', id, 'entry', entry, 'kind', kind, 'config', config, 'capability', 'unknown',
     'priority', '0', 'payload', '{}', 'attempt', '0', 'failures', '0', 'max_attempts', '1', 'timeout', '1',
-    'rank', text(now), 'created_at', text(now), 'error', cjson.encode('the record of this job was lost or malformed'))
+    'rank', text(now), 'created_at', text(now), 'lost', '1',
+    'error', cjson.encode('the record of this job was lost or malformed'))
   move(job, 'failed', now)
 end
 
@@ -122,6 +153,21 @@ local function fetch(entry, status, place, now)
   return nil
 end
 
+-- The job of an entry among those that a node holds, or nil: then the node holds it no more.
+local function held_at(node, entry, now)
+  local status = held(entry)
+  local job = status and fetch(entry, status, node, now)
+  if not job then let_go(node, entry) end
+  return job
+end
+
+-- How many jobs of a capability can be claimed now.
+local function claimable(capability, now)
+  return redis.call('ZCARD', READY .. capability) + redis.call('ZCOUNT', DELAYED .. capability, '-inf', text(now))
+end
+
+local function drains(node) return redis.call('HEXISTS', NODE .. node, 'drain') == 1 end
+
 -- Only the holder of this attempt may speak for a job.
 local function held_by(id, attempt, node, owner)
   local job = load(id)
@@ -134,7 +180,8 @@ end
 local function requeue(job, now, due, why)
   local key = JOB .. job.id
   redis.call('HDEL', key, 'node', 'owner', 'claimed_at', 'started_at', 'heartbeat_at', 'not_before')
-  redis.call('HSET', key, 'failures', text(job.failures), 'error', why)
+  redis.call('HSET', key, 'failures', text(job.failures))
+  if why then redis.call('HSET', key, 'error', why) end
   if due > now then redis.call('HSET', key, 'not_before', text(due)) end
   move(job, 'pending', now, due)
 end

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from fleet import jobs
-from fleet.job import ERROR_LIMIT, JSON_LIMIT
+from fleet import job_keys, jobs
+from fleet.job import ERROR_LIMIT, HELD, JSON_LIMIT
 from fleet.jobs import Holder, Job, JobQueue, JobStatus
 from tests.fleet.queue_stage import ANN, BOB, T0, Counting, claimed, ids, selfplay
 
@@ -167,9 +167,9 @@ class TestLife:
         assert job.error == "é" * ERROR_LIMIT
 
     def test_a_finished_job_is_kept_for_a_day(self, redis: Redis, queue: JobQueue) -> None:
-        assert redis.ttl(jobs.JOB + "a") == -1
+        assert redis.ttl(job_keys.JOB + "a") == -1
         queue.cancel("a", "x", now=T0)
-        assert 86_390 <= redis.ttl(jobs.JOB + "a") <= 86_400
+        assert 86_390 <= redis.ttl(job_keys.JOB + "a") <= 86_400
 
     def test_the_list_of_finished_jobs_is_bounded_in_time_and_length(self, redis: Redis, queue: JobQueue) -> None:
         queue.cancel("a", "x", now=T0)
@@ -179,11 +179,11 @@ class TestLife:
             queue.cancel(name, "x", now=T0 + i)
         for i, name in enumerate(many[500:]):
             queue.cancel(name, "x", now=T0 + 80_000 + i)
-        assert redis.zcard(jobs.FINISHED) == 1000
-        assert ids(queue.finished(limit=2)) == ["j1004", "j1003"]
+        assert redis.zcard(job_keys.FINISHED) == 1000
+        assert ids(queue.find({JobStatus.CANCELLED}, limit=2)) == ["j1004", "j1003"]
         queue.enqueue([selfplay("z")], now=T0)
         queue.cancel("z", "x", now=T0 + 90_000)
-        assert redis.zcard(jobs.FINISHED) == 506
+        assert redis.zcard(job_keys.FINISHED) == 506
 
 
 class TestPoll:
@@ -246,7 +246,7 @@ class TestReap:
         queue.enqueue([selfplay("a", max_attempts=2)], now=T0)
         claimed(queue)
         queue.start(ANN, "a", 1, now=T0)
-        [job] = queue.held()
+        [job] = queue.find(HELD)
         return job
 
     def test_a_silent_job_goes_to_somebody_else(self, queue: JobQueue, job: Job) -> None:
@@ -257,8 +257,15 @@ class TestReap:
     def test_the_last_attempt_ends_as_abandoned_or_timed_out(self, queue: JobQueue, job: Job) -> None:
         queue.reap(job, "node lost", now=T0)
         claimed(queue)
-        [again] = queue.held()
+        [again] = queue.find(HELD)
         assert queue.reap(again, "stuck", timed_out=True, now=T0) is JobStatus.TIMED_OUT
+
+    def test_a_claimed_job_that_was_started_since_it_was_seen_is_left_alone(self, queue: JobQueue) -> None:
+        queue.enqueue([selfplay("b")], now=T0)
+        seen = claimed(queue, BOB)
+        queue.start(BOB, "b", 1, now=T0)
+        assert queue.reap(seen, "stale", now=T0) is None
+        assert queue.complete(BOB, "b", 1, {}, now=T0)
 
     def test_a_job_that_changed_since_it_was_seen_is_left_alone(self, queue: JobQueue, job: Job) -> None:
         queue.poll(ANN, {"a": 1}, {}, 0, now=T0 + 50)
@@ -269,12 +276,3 @@ class TestReap:
         assert queue.reap(job, "stuck", now=T0 + 53) is None
         queue.start(ANN, "a", 2, now=T0 + 54)
         assert queue.reap(job, "stuck", now=T0 + 54) is None
-
-    def test_held_jobs_are_listed_by_their_silence(self, queue: JobQueue, job: Job) -> None:
-        queue.enqueue([selfplay("b")], now=T0)
-        claimed(queue, BOB, now=T0 + 10)
-        queue.poll(ANN, {"a": 1}, {}, 0, now=T0 + 20)
-        assert ids(queue.held()) == ["b", "a"]
-        assert ids(queue.held(silent_since=T0 + 10)) == ["b"]
-        assert ids(queue.held(silent_since=T0 + 9)) == []
-        assert ids(queue.held(limit=1)) == ["b"]

@@ -187,6 +187,6 @@ class TestOrder:
     def test_a_listing_shows_the_order_of_the_claims(self, queue: JobQueue) -> None:
         specs = [selfplay(f"j{i}", priority=i * 7 % 10, capability=("cpu", "gpu")[i % 2]) for i in range(10)]
         queue.enqueue(specs, now=T0)
-        listed = ids(queue.waiting(["cpu", "gpu"]))
-        assert ids(queue.waiting(["cpu", "gpu"], limit=3)) == listed[:3]
+        listed = ids(queue.find({JobStatus.PENDING}))
+        assert ids(queue.find({JobStatus.PENDING}, limit=3)) == listed[:3]
         assert self.claims(queue, "cpu", "gpu") == listed

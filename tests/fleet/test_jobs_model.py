@@ -18,9 +18,10 @@ from hypothesis.stateful import (
 )
 from redis import Redis
 
-from fleet import jobs
-from fleet.job import OUTSTANDING
+from fleet import job_keys, jobs
+from fleet.job import ENDED_BADLY, HELD, OUTSTANDING
 from fleet.jobs import Holder, Job, JobQueue, JobSpec, JobStatus
+from fleet.nodes import NodeRegistry
 
 PENDING, CLAIMED, RUNNING = JobStatus.PENDING, JobStatus.CLAIMED, JobStatus.RUNNING
 CAPABILITIES = ["cpu", "gpu"]
@@ -37,6 +38,7 @@ class Expected:
     attempt: int = 0
     failures: int = 0
     holder: Holder | None = None
+    since: int = 0  # claimed, or started
     heartbeat: int = 0
     not_before: int = 0
 
@@ -47,6 +49,10 @@ class Expected:
     @property
     def is_held(self) -> bool:
         return self.status in (CLAIMED, RUNNING)
+
+    @property
+    def deadline(self) -> int:
+        return self.since + round(self.spec.timeout * 1000)
 
     def requeued(self, due: int) -> Expected:
         return replace(self, status=PENDING, holder=None, not_before=due)
@@ -69,7 +75,12 @@ class Queue(RuleBasedStateMachine):
         self.holders = [Holder("ann", "ann-1"), Holder("bob", "bob-1")]
         self.said: list[tuple[Holder, str, int]] = []  # every claim there ever was, to be repeated later
         self.seen: Job | None = None
-        self.ended: Counter[str] = Counter()
+        self.ended: Counter[tuple[str, int]] = Counter()  # by job, and how often it was retried before
+        self.retried: Counter[str] = Counter()
+        self.nodes = NodeRegistry(self.redis)
+        self.draining: set[str] = set()
+        for holder in self.holders:
+            self.nodes.heartbeat(holder.node, "jobs", {}, now=self.now)
 
     @property
     def now(self) -> float:
@@ -77,7 +88,7 @@ class Queue(RuleBasedStateMachine):
 
     def settle(self, job_id: str, job: Expected) -> None:
         if job.status.is_final and not self.model[job_id].status.is_final:
-            self.ended[job_id] += 1
+            self.ended[job_id, self.retried[job_id]] += 1
         self.model[job_id] = job
 
     def holds(self, holder: Holder, job_id: str, attempt: int) -> Expected | None:
@@ -105,7 +116,16 @@ class Queue(RuleBasedStateMachine):
             n = max(0, len(self.model) + step)  # steps below 0 name jobs that exist already
             name = f"job-{n}"
             specs.append(
-                JobSpec(kinds[n % 2], configs[n % 3], priority, capability, {"n": n}, max_attempts=most, id=name)
+                JobSpec(
+                    kinds[n % 2],
+                    configs[n % 3],
+                    priority,
+                    capability,
+                    {"n": n},
+                    timeout=20.5 + n,
+                    max_attempts=most,
+                    id=name,
+                )
             )
         accepted = []
         depth = sum(job.status in OUTSTANDING for job in self.model.values())
@@ -132,6 +152,7 @@ class Queue(RuleBasedStateMachine):
             for name, job in self.model.items()
             if job.status is PENDING and job.spec.capability in capabilities and job.not_before <= self.ms
         ]
+        due = [] if holder.node in self.draining else due
         job = self.queue.claim(holder, capabilities, now=self.now)
         if not due:
             assert job is None
@@ -140,7 +161,7 @@ class Queue(RuleBasedStateMachine):
         assert job is not None
         expected = self.model[name]
         self.model[name] = replace(
-            expected, status=CLAIMED, attempt=expected.attempt + 1, holder=holder, heartbeat=self.ms
+            expected, status=CLAIMED, attempt=expected.attempt + 1, holder=holder, since=self.ms, heartbeat=self.ms
         )
         self.said.append((holder, name, job.attempt))
         assert job.id == name
@@ -161,7 +182,7 @@ class Queue(RuleBasedStateMachine):
             case "start":
                 assert self.queue.start(*said, now=now) == (job is not None)
                 if job and job.status is CLAIMED:
-                    self.settle(name, replace(job, status=RUNNING, heartbeat=self.ms))
+                    self.settle(name, replace(job, status=RUNNING, since=self.ms, heartbeat=self.ms))
             case "complete":
                 assert self.queue.complete(*said, {"games": 5}, now=now) == (job is not None)
                 if job:
@@ -186,6 +207,22 @@ class Queue(RuleBasedStateMachine):
         if job and not job.status.is_final:
             self.settle(name, replace(job, status=JobStatus.CANCELLED))
         assert self.queue.cancel(name, "not wanted", now=self.now) == (self.model[name].status if job else None)
+
+    @rule(data=st.data())
+    def retry(self, data: st.DataObject) -> None:
+        over = [name for name, job in self.model.items() if job.status.is_final]
+        name = data.draw(st.sampled_from(["nobody", *over * 3, *list(self.model)[-3:]]))
+        job = self.model.get(name)
+        if job and job.status in ENDED_BADLY:
+            self.model[name] = replace(job, status=PENDING, failures=0, holder=None, not_before=0)
+            self.retried[name] += 1
+        assert self.queue.retry(name, now=self.now) == (job.status if job else None)
+
+    @rule(who=st.integers(0, 1))
+    def drain_or_not(self, who: int) -> None:
+        node = self.holders[who].node
+        self.draining ^= {node}
+        self.nodes.mark({node: {"drain": {"at": self.now} if node in self.draining else None}})
 
     @rule(who=st.integers(0, 1))
     def restart(self, who: int) -> None:
@@ -220,13 +257,14 @@ class Queue(RuleBasedStateMachine):
         ready = Counter(
             job.spec.capability for job in self.model.values() if job.status is PENDING and job.not_before <= self.ms
         )
-        wakes = {name: min(ready[name], idle) for name in CAPABILITIES if min(ready[name], idle)}
+        drains = holder.node in self.draining
+        wakes = {name: min(ready[name], idle) for name in CAPABILITIES if min(ready[name], idle) and not drains}
         poll = self.queue.poll(holder, running, {name: f"jobs.{name}" for name in CAPABILITIES}, idle, now=self.now)
-        assert (list(poll.lost), poll.wakes) == (lost, wakes)
+        assert (list(poll.lost), poll.wakes, poll.draining) == (lost, wakes, drains)
 
     @rule(retry_after=st.sampled_from([0, 30]), silent=st.booleans(), fresh=st.booleans())
     def reap(self, retry_after: int, silent: bool, fresh: bool) -> None:
-        held = self.queue.held()
+        held = self.queue.find(HELD, now=self.now)
         if held and fresh:
             self.seen = held[-1]
         if self.seen is None:
@@ -245,18 +283,24 @@ class Queue(RuleBasedStateMachine):
     def the_registry_says_what_the_model_says(self) -> None:
         if not hasattr(self, "model"):
             return
-        stored = {}
-        for key in self.redis.scan_iter(jobs.JOB + "*", count=1000):
-            job = self.queue.get(key.decode().removeprefix(jobs.JOB))
-            assert job is not None
-            stored[job.id] = job
+        keys = list(self.redis.scan_iter(job_keys.JOB + "*", count=1000))
+        with self.redis.pipeline(transaction=False) as pipe:
+            for key in keys:
+                pipe.hgetall(key).ttl(key)
+            replies = iter(pipe.execute())
+        stored = {
+            key.decode().removeprefix(job_keys.JOB): (Job.decode(next(replies).items()), next(replies)) for key in keys
+        }
         assert stored.keys() == self.model.keys()
         for name, expected in self.model.items():
-            job = stored[name]
+            job, ttl = stored[name]
+            assert job.id == name
+            assert (ttl > 0) == expected.status.is_final
             assert (job.status, job.attempt, job.failures) == (expected.status, expected.attempt, expected.failures)
             if expected.is_held:
                 assert expected.holder == Holder(str(job.node), str(job.owner))
                 assert job.heartbeat_at == expected.heartbeat / 1000
+                assert (job.started_at or job.claimed_at) == expected.since / 1000
 
     @invariant()
     def the_counters_equal_a_full_recount(self) -> None:
@@ -272,6 +316,8 @@ class Queue(RuleBasedStateMachine):
         assert +Counter({(k, s): n for k, by in counts.by_kind.items() for s, n in by.items()}) == kinds
         assert counts.outstanding == outstanding
         assert counts.depth == outstanding.total()
+        pending = Counter(job.spec.capability for job in self.model.values() if job.status is PENDING)
+        assert counts.pending == pending
         assert sum(counts.games.values()) == self.games
 
     @invariant()
@@ -290,10 +336,29 @@ class Queue(RuleBasedStateMachine):
                 assert {self.model[name].status for name in names} <= {status}
                 places += names
         assert sorted(places) == sorted(name for name, job in self.model.items() if job.status in OUTSTANDING)
-        held = [entry for key in self.redis.keys(jobs.HOLDS + "*") for entry in self.redis.smembers(key)]
-        assert len(held) == len(set(held)) == sum(job.is_held for job in self.model.values())
         assert set(self.ended.values()) <= {1}
-        assert self.redis.zcard(jobs.FINISHED) == len(self.ended)
+        over = sorted(name for name, job in self.model.items() if job.status.is_final)
+        assert sorted(self.scores(job_keys.FINISHED)) == over
+
+    @invariant()
+    def what_is_held_is_found_by_time_and_by_node(self) -> None:
+        if not hasattr(self, "model"):
+            return
+        held = {name: job for name, job in self.model.items() if job.is_held}
+        assert self.scores(job_keys.CLAIMED) == {n: job.since for n, job in held.items() if job.status is CLAIMED}
+        assert self.scores(job_keys.RUNNING) == {n: job.deadline for n, job in held.items() if job.status is RUNNING}
+        assert self.scores(job_keys.HEARD) == {name: job.heartbeat for name, job in held.items()}
+        by_node: dict[str, dict[str, float]] = {}
+        for name, job in held.items():
+            assert job.holder is not None
+            by_node.setdefault(job.holder.node, {})[name] = job.since
+        assert self.queue.holders() == by_node.keys()
+        holds = {key.decode() for key in self.redis.keys(job_keys.HOLDS + "*")}
+        assert {key.removeprefix(job_keys.HOLDS): self.scores(key) for key in holds} == by_node
+
+    def scores(self, key: str) -> dict[str, float]:
+        """Job id -> score."""
+        return {entry.decode().split(":")[1]: score for entry, score in self.redis.zrange(key, 0, -1, withscores=True)}
 
 
 def test_the_queue_behaves_as_its_model(session_server: Any, redis: Redis) -> None:

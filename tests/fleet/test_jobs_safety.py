@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from fleet import jobs
+from fleet import job_keys
 from fleet.fence import Fence, FenceRefused
+from fleet.job import HELD
 from fleet.jobs import Holder, Job, JobQueue, JobSpec, JobStatus
 from tests.fleet.queue_stage import ANN, T0, claimed, ids, selfplay
 
@@ -101,51 +102,51 @@ class TestHostileRecords:
         with Redis.from_url(session_server.url, decode_responses=decode) as client:
             queue = JobQueue(client)
             queue.enqueue([selfplay("bad", priority=99), selfplay("good")], now=T0)
-            spoil(redis, jobs.JOB + "bad")
+            spoil(redis, job_keys.JOB + "bad")
             assert claimed(queue).id == "good"
             assert queue.claim(ANN, ["cpu", "gpu"], now=T0) is None
             counts = queue.counts()
             assert counts.by_status[JobStatus.FAILED] == 1
             assert counts.depth == 1
             assert counts.outstanding == {("selfplay", "hex8_2p"): 1}
-            assert client.ttl(jobs.JOB + "bad") > 0
-            assert redis.hget(jobs.JOB + "bad", "error")
+            assert client.ttl(job_keys.JOB + "bad") > 0
+            assert redis.hget(job_keys.JOB + "bad", "error")
             assert queue.complete(ANN, "good", 1, {}, now=T0)
 
     def test_rubbish_in_the_sets_is_swept_aside(self, redis: Redis, queue: JobQueue) -> None:
         queue.enqueue([selfplay("good")], now=T0)
-        redis.zadd(jobs.READY + "cpu", {"rubbish": 0, b"\xff": 1})
-        redis.zadd(jobs.DELAYED + "cpu", {"more": 0})
+        redis.zadd(job_keys.READY + "cpu", {"rubbish": 0, b"\xff": 1})
+        redis.zadd(job_keys.DELAYED + "cpu", {"more": 0})
         assert claimed(queue).id == "good"
-        assert redis.zcard(jobs.READY + "cpu") == redis.zcard(jobs.DELAYED + "cpu") == 0
+        assert redis.zcard(job_keys.READY + "cpu") == redis.zcard(job_keys.DELAYED + "cpu") == 0
 
     def test_a_spoilt_delayed_job_fails_when_it_is_due(self, redis: Redis, queue: JobQueue) -> None:
         queue.enqueue([selfplay("bad"), selfplay("good")], now=T0)
         queue.fail(ANN, claimed(queue).id, 1, "x", retry_after=5, now=T0)
-        redis.delete(jobs.JOB + "bad")
+        redis.delete(job_keys.JOB + "bad")
         assert claimed(queue, now=T0 + 9).id == "good"
         assert queue.counts().by_status[JobStatus.FAILED] == 1
 
-    @pytest.mark.parametrize("finder", ["poll", "release_node", "held"])
+    @pytest.mark.parametrize("finder", ["poll", "release_node", "find"])
     def test_a_held_job_whose_record_is_gone_is_no_phantom(self, redis: Redis, queue: JobQueue, finder: str) -> None:
         queue.enqueue([selfplay("a"), selfplay("b")], now=T0)
         claimed(queue)
         queue.start(ANN, claimed(queue).id, 1, now=T0)
-        redis.delete(jobs.JOB + "a", jobs.JOB + "b")
+        redis.delete(job_keys.JOB + "a", job_keys.JOB + "b")
         if finder == "poll":
             assert queue.poll(ANN, {"a": 1, "b": 1}, {}, 0, now=T0).lost == ("a", "b")
         elif finder == "release_node":
             assert queue.release_node(ANN, "x", now=T0) == []
         else:
-            assert queue.held() == []
+            assert queue.find(HELD) == []
             queue.poll(ANN, {}, {}, 0, now=T0)
         assert queue.counts().depth == 0
-        assert redis.keys(jobs.HOLDS + "*") == []
-        assert redis.exists(jobs.CLAIMED, jobs.RUNNING) == 0
+        assert redis.keys(job_keys.HOLDS + "*") == []
+        assert redis.exists(job_keys.CLAIMED, job_keys.RUNNING, job_keys.HEARD, job_keys.HOLDERS) == 0
 
     def test_an_id_used_again_after_its_record_was_lost_is_another_job(self, redis: Redis, queue: JobQueue) -> None:
         queue.enqueue([selfplay("a")], now=T0)
-        redis.delete(jobs.JOB + "a")
+        redis.delete(job_keys.JOB + "a")
         assert queue.enqueue([selfplay("a")], now=T0 + 1) == ["a"]
         job = claimed(queue, now=T0 + 2)
         assert (job.id, job.created_at) == ("a", T0 + 1)
@@ -154,7 +155,7 @@ class TestHostileRecords:
         assert (counts[JobStatus.COMPLETED], counts[JobStatus.FAILED], queue.counts().depth) == (1, 1, 0)
 
     def test_a_malformed_record_is_an_error_to_who_asks_for_it(self, redis: Redis, queue: JobQueue) -> None:
-        redis.hset(jobs.JOB + "a", "id", "a")
+        redis.hset(job_keys.JOB + "a", "id", "a")
         with pytest.raises(ValueError, match="malformed job"):
             queue.get("a")
         with pytest.raises(ValueError, match="id"):
@@ -184,7 +185,7 @@ def test_a_client_may_decode_its_replies(session_server: Any, redis: Redis) -> N
         assert queue.enqueue([selfplay("a", payload={"x": "é"})], now=T0) == ["a"]
         assert claimed(queue) == queue.get("a")
         assert queue.poll(ANN, {"a": 2}, {"cpu": "jobs.cpu"}, 1, now=T0).lost == ("a",)
-        assert ids(queue.held()) == ["a"]
+        assert ids(queue.find(HELD)) == ["a"]
         assert queue.counts() == JobQueue(redis).counts()
         assert queue.release_node(Holder("ann", "ann-2"), "é", now=T0) == ["a"]
 
