@@ -270,6 +270,16 @@ def test_an_endpoint_that_hangs_delays_nobody(endpoint: Endpoint, make: Any, cap
     until(lambda: not any(thread.name == "notices" for thread in threading.enumerate()))
 
 
+def test_what_comes_while_a_message_is_sent_follows_by_itself(endpoint: Endpoint, make: Any) -> None:
+    endpoint.open.clear()
+    notices = make(endpoint.url, interval=0.05, group_for=0)
+    notices.send(Notice("Node lost", "a"))
+    assert endpoint.asked.wait(10)
+    notices.send(Notice("Node lost", "b"))
+    endpoint.open.set()
+    until(lambda: [sent["message"] for sent in endpoint.received] == ["a", "b"])
+
+
 def test_a_message_that_nobody_takes_is_kept_for_the_next_one(
     endpoint: Endpoint, make: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

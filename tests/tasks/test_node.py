@@ -89,9 +89,17 @@ class TestServe:
         assert said in answer["error"]
 
     @pytest.mark.parametrize("token", ["", "events", "x" * 32, 7, ["a"]])
-    def test_refuses_a_token_that_would_name_another_key(self, fleet: Fleet, log: Path, token: Any) -> None:
+    def test_refuses_a_token_that_would_name_another_key(self, fleet: Fleet, token: Any) -> None:
+        ran = []
+
+        @node_task(arguments=Arguments)
+        def unasked(fleet: Fleet, arguments: Arguments) -> dict[str, Any]:
+            ran.append(arguments)
+            return {}
+
         with pytest.raises(ValueError, match="32 hexadecimal digits"):
-            serve(fleet, job_log, {"job_id": "j"}, token)
+            serve(fleet, unasked, {}, token)
+        assert not ran
         assert fleet.redis.keys() == []
 
     def test_tells_what_went_wrong_and_fails(self, fleet: Fleet) -> None:
