@@ -118,7 +118,10 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do: node ids are the names of instances. `scaling` is to be stored before anything is done."""
+    """What to do: node ids are the names of instances. `scaling` is to be stored before anything is done.
+
+    `failed` are instances that did not join in time; `coming` and `draining` count those on their way.
+    """
 
     scaling: Scaling
     key: str
@@ -127,6 +130,7 @@ class Decision:
     undrain: tuple[str, ...] = ()
     remove: tuple[str, ...] = ()
     forget: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
     coming: int = 0
     draining: int = 0
 

@@ -13,11 +13,12 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from fleet.nodes import HEARTBEAT
 from fleet.scale_snapshot import LOOP, Awaited, Decision, Member, Policy, Scaling, Snapshot
 
 #: Seconds without a scale-up after failures, however many: the backoff doubles up to this.
 LONGEST_BACKOFF = 3600.0
+#: Seconds after a drain from which on a heartbeat knows of the jobs that were being claimed at that moment.
+SETTLED_AFTER = 1.0
 
 
 def is_ours(name: str, prefix: str) -> bool:
@@ -52,6 +53,8 @@ class _Deciding:
         self.live = [member for member in snapshot.members if member.live]
         self.serving = [member for member in self.live if member.drained_at is None]
         self.ours = [member for member in snapshot.members if member.drained_by == LOOP]
+        self.coming: list[str] = []
+        self.failed: list[str] = []
         self.reasons: list[str] = []
 
     def decision(self) -> Decision:
@@ -82,6 +85,7 @@ class _Deciding:
             undrain=tuple(sorted(stays)),
             remove=tuple(sorted(self._removable(leaving))),
             forget=tuple(sorted(self._gone())),
+            failed=tuple(sorted(self.failed)),
             coming=len(self.coming),
             draining=len([member for member in leaving if member.live]) + len(drained),
         )
@@ -91,17 +95,16 @@ class _Deciding:
     def _reconcile(self) -> None:
         """Compare what was asked for with what the provider lists and the registry has heard."""
         if self.snapshot.instances is None:
-            self.coming: list[str] = []
             return
         live, leaving = {member.node_id for member in self.live}, {member.node_id for member in self.ours}
         awaited: dict[str, Awaited] = {}
-        joined, failed = False, []
+        joined = False
         for name, wait in self.scaling.awaited.items():
             if name in live:
                 joined |= not wait.counted
             elif self._is_over(name, wait):
                 if not wait.counted:
-                    failed.append(name)
+                    self.failed.append(name)
                 if name in self.listed:
                     awaited[name] = Awaited(wait.since, counted=True)
             else:
@@ -110,9 +113,9 @@ class _Deciding:
             awaited[name] = Awaited(self.now, counted=True)  # silent, or unknown: it has as long as a new one
         if joined:
             self.scaling = replace(self.scaling, failures=0)
-        if failed:
+        if self.failed:
             self.scaling = replace(self.scaling, failures=self.scaling.failures + 1, failed_at=self.now)
-            self.reasons.append(f"{', '.join(sorted(failed))} never joined")
+            self.reasons.append(f"{len(self.failed)} did not join in time")
         self.scaling = replace(self.scaling, awaited=awaited)
         self.coming = [name for name, wait in awaited.items() if not self._is_over(name, wait)]
 
@@ -140,7 +143,7 @@ class _Deciding:
 
     def _wanted(self, supply: int) -> int:
         policy, pending, pinned = self.policy, self.snapshot.pending, self.scaling.pinned
-        each = f"{pending} jobs pending for {supply} nodes"
+        each = f"jobs pending: {pending}, nodes: {supply}"
         if pinned is not None:
             wanted, why = pinned, f"pinned to {pinned}"
         elif pending > policy.scale_up_threshold * supply:
@@ -148,7 +151,7 @@ class _Deciding:
         elif pending < policy.scale_down_threshold * supply:
             idle = sum(_is_idle(member) for member in self.serving)
             needed = math.ceil(pending / policy.scale_up_threshold)
-            wanted, why = max(needed, supply - idle), f"{each}, {idle} of them idle"
+            wanted, why = max(needed, supply - idle), f"{each}, idle: {idle}"
         else:
             wanted, why = supply, each
         self.reasons.append(why)
@@ -191,7 +194,7 @@ class _Deciding:
             return 0
         waits = scaling.failed_at + backoff(scaling.failures, policy) - self.now
         if scaling.failures and waits > 0:
-            self.reasons.append(f"{scaling.failures} failures in a row, next try in {waits:.0f} s")
+            self.reasons.append(f"failures in a row: {scaling.failures}, next try in {waits:.0f} s")
             return 0
         cools = scaling.last_up_at + policy.scale_up_cooldown - self.now
         floor = max(policy.min_nodes, 1 if self.snapshot.pending else 0)
@@ -237,18 +240,19 @@ class _Deciding:
     # fewer --------------------------------------------------------------------------------------------
 
     def _drainable(self, excess: int) -> tuple[str, ...]:
-        """Idle nodes of ours, the longest idle first; with a pinned number also busy ones, the least busy first."""
+        """Nodes of ours on which nothing runs, the longest idle first; with a pinned number also busy ones.
+
+        How many are idle is what idle_detection found. Which of ours go instead of others' is all the same.
+        """
         policy, scaling = self.policy, self.scaling
         cools = max(scaling.last_up_at, scaling.last_down_at) + policy.scale_down_cooldown - self.now
         if excess <= 0 or (cools > 0 and scaling.pinned is None):
             return ()
         own = [member for member in self.serving if member.node_id in self.listed.keys() - {self.snapshot.here}]
-        idle = sorted(filter(_is_idle, own), key=lambda member: (member.idle_since, member.node_id))
-        if scaling.pinned is not None:
-            busy = [member for member in own if member not in idle]
-            idle += sorted(busy, key=lambda member: (member.running, member.node_id))
+        free = [member for member in own if member.running == 0 or scaling.pinned is not None]
+        free.sort(key=lambda member: (member.running, member.idle_since or self.now, member.node_id))
         number = max(0, min(excess, policy.max_step_down, len(self.serving) - policy.min_nodes))
-        found = tuple(member.node_id for member in idle[:number])
+        found = tuple(member.node_id for member in free[:number])
         if found:
             self.reasons.append(f"{len(found)} drained")
         return found
@@ -256,7 +260,7 @@ class _Deciding:
     def _drained_out(self, member: Member) -> bool:
         """Whether nothing runs there any more, by a heartbeat after the drain, or it had its time."""
         drained_at = member.drained_at or 0.0
-        quiet = member.running == 0 and member.heard_at > drained_at + HEARTBEAT
+        quiet = member.running == 0 and member.heard_at > drained_at + SETTLED_AFTER
         return not member.live or quiet or self.now - drained_at >= self.policy.drain_for
 
     def _removable(self, leaving: Sequence[Member]) -> Iterator[str]:

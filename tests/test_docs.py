@@ -18,15 +18,22 @@ from pydantic import BaseModel
 from redis import Redis
 
 import tasks
+from fleet.inventory import StaticNode
 from fleet.jobs import JobQueue, JobSpec
 from fleet.kinds import JobKind
 from fleet.nodes import NodeRegistry
-from fleet.options import EloTarget, FleetOptions, Notify
+from fleet.options import EloTarget, FleetOptions, Notify, PublicAddress
 from fleet.priority import CURRICULUM_WEIGHTS
+from fleet.providers.command import CommandOptions
+from fleet.providers.docker import DockerOptions
+from fleet.providers.local import LocalOptions
+from fleet.providers.simulated import SimulatedOptions
 from schedules.backoff import Backoff
 from schedules.plan import Cadence, load
+from tasks.auto_scaling import Options as Scaling
 from tasks.health_aggregation import Options as Health
 from tasks.idle_detection import Options as Idleness
+from tasks.ip_discovery import Options as Discovery
 from tasks.loop import Tick, discover, loop
 from tasks.queue_populator import Options as Populator
 from workers.app import Backbeat, configure
@@ -70,6 +77,7 @@ def install(session_server: Any, redis: Redis, tmp_path: Path, monkeypatch: Any)
         monkeypatch.setattr(tasks, "__path__", [*tasks.__path__, str(folder)])
         config = tmp_path / "unified_loop.yaml"
         config.write_text(text("config/unified_loop.yaml") + "\n" + stanza)
+        (tmp_path / "fleet.yaml").write_text(text("config/fleet.yaml"))
         settings = Settings(redis_url=session_server.url, config=config, data=tmp_path, node_id="n1")
         loops = discover()
         plan = load(config, {each: loop.options for each, loop in loops.items()}, FleetOptions)
@@ -159,6 +167,14 @@ def test_every_argument_of_the_decorator_and_field_of_a_tick_is_listed() -> None
         ("Options", Populator, {}, {"configs", "curriculum_weights"}),
         ("Options of health_aggregation", Health, {}, set()),
         ("Options of idle_detection", Idleness, {}, set()),
+        ("Options of ip_discovery", Discovery, {}, set()),
+        ("Inventory", StaticNode, {}, {"host", "tailscale_ip", "public_ip", "ssh_user", "ssh_key"}),
+        ("Public address", PublicAddress, {}, set()),
+        ("Options of auto_scaling", Scaling, {}, {"local", "docker", "command", "simulated"}),
+        ("Local nodes", LocalOptions, {}, {"commands"}),
+        ("Containers", DockerOptions, {}, {"commands"}),
+        ("Commands", CommandOptions, {}, set()),
+        ("A rehearsal", SimulatedOptions, {}, set()),
         ("Kinds of jobs", JobKind, {"command": ["true"]}, {"command"}),
         ("Elo targets", EloTarget, {}, {"target_elo", "min_games_for_training"}),
         ("Notify", Notify, {}, set()),
@@ -185,7 +201,7 @@ def test_the_table_of_curriculum_weights_is_the_codes() -> None:
 
 def test_the_environments_defaults_are_the_codes() -> None:
     rows = dict(re.findall(r"^\| `BACKBEAT_(\w+)` \| `(.*?)` \|", text("README.md"), re.MULTILINE))
-    assert rows.keys() == {"REDIS_URL", "CONFIG", "DATA", "DRAIN", "CAPABILITIES"}
+    assert rows.keys() == {"REDIS_URL", "CONFIG", "DATA", "DRAIN", "CAPABILITIES", "BIND", "PORT"}
     stated = Settings.from_environment({f"BACKBEAT_{name}": value for name, value in rows.items()})
     assert replace(stated, node_id="") == replace(Settings.from_environment({}), node_id="")
 
@@ -203,9 +219,13 @@ def test_every_command_shown_exists_with_its_options(page: str) -> None:
     named = set(re.findall(r"(?:`|^ *)backbeat ([a-z]+)", text(page), re.MULTILINE))
     assert named <= backbeat.commands.keys()
     for line in command_lines(page):
-        _, name, *arguments = shlex.split(line, comments=True)
-        with click.Context(backbeat) as parent:
-            backbeat.commands[name].make_context(name, arguments, parent=parent)
+        _, *words = shlex.split(line, comments=True)
+        command: click.Command = backbeat
+        with click.Context(backbeat) as context:
+            while isinstance(command, click.Group) and words and words[0] in command.commands:
+                name, *words = words
+                command = command.commands[name]
+            command.make_context(command.name, words, parent=context)
 
 
 def test_command_lines_are_found() -> None:

@@ -10,19 +10,25 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from redis import Redis
 
+from fleet import replies
 from fleet.fence import Fence
 from fleet.jobs import Holder, JobQueue, JobSpec
 from fleet.nodes import NodeRegistry
+from fleet.notice_groups import SharedGroups
 from fleet.notices import Notice, Notices
 from fleet.options import FleetOptions
+from fleet.scale_state import ScaleState
 from schedules.plan import load
 from tasks.loop import Loop, discover
+from tasks.node import discover_node_tasks
 from workers import keys
 from workers.cli import backbeat
 from workers.jobs import RUN_JOB
@@ -102,7 +108,7 @@ def test_names_on_the_wire_are_explicit_and_never_module_paths() -> None:
     env = {**os.environ, "BACKBEAT_CONFIG": str(CONFIG)}
     printed = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=env, capture_output=True, check=True)
     names = {name for name in printed.stdout.decode().split() if not name.startswith("celery.")}
-    assert names == {RUN_JOB, *(f"loops.{name}" for name in LOOPS)}
+    assert names == {RUN_JOB, *(f"loops.{name}" for name in LOOPS), *(f"node.{name}" for name in discover_node_tasks())}
 
 
 # keys ----------------------------------------------------------------------------------------------------
@@ -125,7 +131,11 @@ def live(url: str) -> Redis:
 
     NodeRegistry(redis).heartbeat("n1", "agent", {"host": "h", "pid": 1})
     NodeRegistry(redis).mark({}, totals={"nodes": 1})
-    assert Notices(redis=redis).send(Notice("Something happened"))
+    Notices(redis=redis).send(Notice("Something happened"))
+    SharedGroups(redis, 60.0, 10.0).add("Something happened", 0, "held back")
+    replies.answer(redis, replies.new_token(), {"answer": {}})
+
+    ScaleState(redis).pin(3)
 
     fence = Fence(lease.fence(), lease.token, running.name, keys.GUARD, keys.LOOP + running.name)
     assert len(queue.enqueue([JobSpec(kind="selfplay", config="hex8_2p") for _ in range(5)], fence=fence)) == 5
@@ -138,7 +148,7 @@ def live(url: str) -> Redis:
 
 
 #: Of the lifetimes on the page, those that the server itself ends.
-EXPIRES = ("24 h once it is over", "24 h since its last", "4 s after a renewal")
+EXPIRES = ("24 h once it is over", "24 h since its last", "60 s", "4 s after a renewal")
 
 
 def test_every_key_is_on_the_page_of_keys_with_its_type_and_lifetime(session_server: Any, redis: Redis) -> None:
@@ -219,7 +229,19 @@ def test_the_readme_names_the_two_commands_and_no_target_that_is_not_there() -> 
 
 def test_every_command_is_documented() -> None:
     pages = text("README.md") + text("docs/operations.md")
-    assert [name for name in backbeat.commands if f"backbeat {name}" not in pages] == []
+    assert [name for name in command_names(backbeat, "backbeat") if name not in pages] == []
+
+
+def command_names(group: click.Group, called: str) -> Iterator[str]:
+    """Each command as it is called, those of groups too."""
+    for name, command in group.commands.items():
+        yield f"{called} {name}"
+        if isinstance(command, click.Group):
+            yield from command_names(command, f"{called} {name}")
+
+
+def test_every_node_task_says_what_makes_it_idempotent() -> None:
+    assert [task.name for task in discover_node_tasks().values() if "dempotent" not in (task.body.__doc__ or "")] == []
 
 
 def test_every_environment_variable_is_in_the_readme() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -18,7 +16,6 @@ from schedules.backoff import Backoff
 
 #: Every process of an `up`, jobs included, carries its data directory's identity in this variable.
 MARK = "BACKBEAT_UP"
-LOG_LIMIT = 16 * 1024 * 1024
 RESTART = Backoff(initial_delay=0.5, max_delay=30.0, multiplier=2.0, jitter=False)
 #: Seconds of life after which a child's next death counts as its first.
 STEADY_AFTER = 60.0
@@ -92,17 +89,6 @@ class Child:
     def _end(self) -> str:
         code = self.process.returncode if self.process is not None else 0
         return f"was killed ({signal.Signals(-code).name})" if code < 0 else f"ended with exit code {code}"
-
-    def trim(self) -> None:
-        """Keep the log short: its writer appends, so what is cut off here does not come back."""
-        if not self.log.exists() or self.log.stat().st_size <= LOG_LIMIT:
-            return
-        old = self.log.with_suffix(".log.1")
-        try:
-            shutil.copyfile(self.log, old)
-        except OSError:  # the disk is full: better room than an old log
-            old.unlink(missing_ok=True)
-        os.truncate(self.log, 0)
 
     def tail(self, lines: int = 15) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])

@@ -8,7 +8,7 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,10 @@ from typing import Any
 import psutil
 from redis import RedisError
 
+from fleet.logs import trim
 from fleet.processes import kill_marked
+from fleet.providers.local import Local as Instances
+from fleet.providers.local import LocalNode
 from workers import datadir, show
 from workers.children import MARK, Child, Flower, celery, free_port
 from workers.datadir import UpError
@@ -59,6 +62,8 @@ class Local:
     def __init__(self, wanted: Wanted, say: Callable[[str], None]) -> None:
         self.wanted, self.say = wanted, say
         self.data = wanted.data.resolve()
+        #: the nodes that auto_scaling starts here
+        self.instances = Instances(self.data / "instances")
         self.children: list[Child] = []
         self.server: Child | None = None
         self.flower: Flower | None = None
@@ -146,7 +151,11 @@ class Local:
             "BACKBEAT_REDIS_URL": self.url,
             "BACKBEAT_CONFIG": str(self.wanted.config.resolve()),
             "BACKBEAT_DATA": str(self.data),
+            "BACKBEAT_INSTANCES": str(self.instances.folder),
             "BACKBEAT_DRAIN": f"{self.wanted.drain:.3f}",
+            # its nodes are all on this machine
+            "BACKBEAT_BIND": "127.0.0.1",
+            "BACKBEAT_PORT": "0",
             "PYTHONUNBUFFERED": "1",
             **own,
         }
@@ -249,7 +258,7 @@ class Local:
                 next_look = time.monotonic() + LOOK
                 self._look(ledger)
                 for child in self.children:
-                    child.trim()
+                    trim(child.log)
             self._sleep(0.25)
 
     def _look(self, ledger: Ledger) -> None:
@@ -297,21 +306,27 @@ class Local:
         if running:
             drain = f"running jobs get {self.wanted.drain:g} s, then they are handed back"
             self.say(f"stopping: {drain} (Ctrl-C again: at once)")
-        self._end(running, self.wanted.drain + GRACE)
+        stopped, told = len(running), set[str]()
+        # again, for an agent that ends may just have started one
+        while (nodes := [each for each in self.instances.nodes if each.alive and each.name not in told]) or running:
+            told |= {node.name for node in nodes}
+            stopped += sum(len(node.pids) for node in nodes)
+            self._end([*running, *nodes], self.wanted.drain + GRACE)
+            running = []
         servers = [self.server] if self.server is not None and self.server.alive else []
         self._end(servers, GRACE)
         killed = kill_marked({MARK: self.mark})
         (self.data / datadir.RECORD).unlink(missing_ok=True)
-        if running or servers:
+        if stopped or servers:
             forced = ", some by force" if killed else ""
-            count = len(running) + len(servers)
+            count = stopped + len(servers)
             self.say(f"stopped {count} process{'es' if count > 1 else ''}{forced}")
 
-    def _end(self, children: list[Child], seconds: float) -> None:
-        for child in children:
-            child.terminate()
+    def _end(self, processes: Sequence[Child | LocalNode], seconds: float) -> None:
+        for process in processes:
+            process.terminate()
         give_up = time.monotonic() + seconds
-        while any(child.alive for child in children) and time.monotonic() < give_up and not self.hurried:
+        while any(process.alive for process in processes) and time.monotonic() < give_up and not self.hurried:
             time.sleep(0.05)
 
 

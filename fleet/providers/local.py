@@ -22,6 +22,7 @@ import psutil
 from pydantic import BaseModel, ConfigDict, Field
 
 from fleet.job_result import parse_object
+from fleet.logs import trim
 from fleet.processes import identity, is_leader, kill_marked, signal_group, wait_group
 from fleet.providers.node import NODE, Commands, filled, queues
 from fleet.providers.port import Instance, ProviderError, ProviderSilent, check_name
@@ -135,6 +136,8 @@ class Local:
         """See `Provider`. A node of which one process has died has ended: nobody starts that one again."""
         found = []
         for node in self.nodes:
+            for process in node.processes:
+                trim(node.folder / "logs" / f"{process}.log")
             dead = [name for name, process in node.processes.items() if not _lives(process)]
             whole = node.processes.keys() == self._options.commands.keys() and not dead
             detail = f"{', '.join(dead)} died; see {node.folder / 'logs'}" if dead else ""
@@ -175,7 +178,8 @@ class Local:
         }
         # Celery obeys its own variables before anything that an app is told
         inherited = {name: value for name, value in self._environment.items() if not name.startswith("CELERY_")}
-        env = {**inherited, **node.mark, "BACKBEAT_INSTANCES": str(self.folder), "PYTHONUNBUFFERED": "1"}
+        own = {"BACKBEAT_INSTANCES": str(self.folder), "BACKBEAT_PORT": "0", "PYTHONUNBUFFERED": "1"}
+        env = inherited | node.mark | own
         logs = node.folder / "logs"
         try:
             for folder in (node.data, logs):

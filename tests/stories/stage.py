@@ -8,7 +8,9 @@ import time
 from fleet.fence import FenceRefused
 from fleet.fleet import Fleet
 from fleet.jobs import JobSpec
+from tasks.auto_scaling import auto_scaling
 from tasks.health_aggregation import health_aggregation
+from tasks.job_reaper import job_reaper
 from tasks.loop import Counts, Loop, Options, Tick, loop
 from tasks.queue_populator import queue_populator
 from workers.app import create_app
@@ -120,6 +122,8 @@ LOOPS = {
         deciding,
         queue_populator,
         health_aggregation,
+        job_reaper,
+        auto_scaling,
     )
 }
 

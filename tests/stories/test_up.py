@@ -56,7 +56,14 @@ def words(process: psutil.Process) -> str:
 class Up:
     """One `backbeat up`, started in a folder of its own."""
 
-    def __init__(self, folder: Path, *arguments: str, command: list[str] = PLAYER, unread: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        command: list[str] = PLAYER,
+        unread: bool = False,
+        stanzas: dict[str, Any] | None = None,
+    ) -> None:
         self.folder, self.arguments, self.unread = folder, arguments, unread
         self.data = folder / ".backbeat"
         if "--data" in arguments:
@@ -66,8 +73,8 @@ class Up:
         populator = {"interval": "2s", "configs": ["square6_2p"], "selfplay_games_per_item": 1}
         ratios = {"selfplay_ratio": 1.0, "training_ratio": 0.0, "tournament_ratio": 0.0}
         kind = {"command": [*command, "--simulations", "4"] if command is PLAYER else command}
-        stanzas = {"extends": str(ROOT / "config" / "unified_loop.yaml"), "queue_populator": populator | ratios}
-        self.config.write_text(yaml.safe_dump({**stanzas, "jobs": {"selfplay": kind}}))
+        own = {"extends": str(ROOT / "config" / "unified_loop.yaml"), "queue_populator": populator | ratios}
+        self.config.write_text(yaml.safe_dump({**own, **(stanzas or {}), "jobs": {"selfplay": kind}}))
         self.starts = 0
         self.seen: set[psutil.Process] = set()
         self.start()
@@ -304,6 +311,29 @@ def test_a_second_ctrl_c_does_not_wait_for_the_drain(up: Callable[..., Up]) -> N
     assert cluster.end(signal.SIGINT) == 0
     assert "by force" in cluster.text
     assert marked(cluster.data) == []
+
+
+def test_nodes_that_scaling_started_end_with_it(up: Callable[..., Up]) -> None:
+    scaling = {"interval": "1s", "provider": "local", "min_nodes": 2, "max_nodes": 2}
+    cluster = up("scaled", "--nodes", "1", stanzas={"auto_scaling": scaling})
+    cluster.until_said("ready after")
+
+    def extra() -> dict[str, Any]:
+        nodes = cluster.status().get("nodes", [])
+        return next(
+            (node for node in nodes if node["node_id"] != "node-1" and node["agent_pid"] and node["jobs_pid"]), {}
+        )
+
+    node = cluster.until(extra, "a node of scaling's")
+    assert node["node_id"].startswith("auto-")
+    processes = [psutil.Process(node[role]) for role in ("agent_pid", "jobs_pid")]
+    assert set(processes) <= set(marked(cluster.data))  # the next `up` finds them, should this one be killed
+    assert cluster.end(signal.SIGINT) == 0
+    assert re.search(r"stopped 7 processes\n$", cluster.text)
+    assert not [process for process in processes if alive(process)]
+    assert marked(cluster.data) == []
+    log = cluster.data / "instances" / node["node_id"] / "logs" / "jobs.log"
+    assert "Warm shutdown" in log.read_text()
 
 
 def test_under_nohup_whoever_reads_its_lines_may_go(up: Callable[..., Up]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fleet import logs
 from workers import children
 from workers.children import Child, Flower, free_port
 
@@ -93,11 +94,11 @@ class TestAChild:
     def test_keeps_its_log_short_while_it_writes(
         self, child: Callable[[str], Child], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(children, "LOG_LIMIT", 10)
+        monkeypatch.setattr(logs, "LOG_LIMIT", 10)
         writer = child("import sys; print('x' * 20, flush=True); sys.stdin.read(); print('y')")
-        writer.trim()  # there is no log yet
+        logs.trim(writer.log)  # there is no log yet
         ended(writer)
-        writer.trim()
+        logs.trim(writer.log)
         assert (writer.log.read_text(), writer.log.with_suffix(".log.1").read_text()) == ("", "x" * 20 + "\ny\n")
         assert ended(writer).tail() == "x" * 20 + "\ny"
 
