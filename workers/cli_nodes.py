@@ -53,8 +53,11 @@ def show(cluster: Cluster, node: str, as_json: bool) -> None:
     found = _find(cluster, [node], history=True)[0]
     document = found.document(status["now"])
     leads = (status["leader"] or {}).get("node_id") == node
+    all_of_it = {**asdict(found), **document, "leads": leads}
+    for facts in all_of_it["roles"].values():
+        facts.pop("probe", None)  # its key proves that an agent is that agent
     printed(
-        {**document, **{name: value for name, value in asdict(found).items() if name not in document}, "leads": leads},
+        all_of_it,
         as_json,
         lambda console: show_nodes.node(
             found, document, leads, status["now"], console.width, ascii_only=console.options.ascii_only
@@ -96,6 +99,22 @@ def undrain(cluster: Cluster, nodes: tuple[str, ...], as_json: bool) -> None:
     found = _find(cluster, nodes)
     cluster.nodes.mark({node.node_id: {"drain": None} for node in found})
     _tell(cluster, found, as_json, lambda node: f"{node.node_id}: takes jobs again")
+
+
+@nodes.command()
+@click.argument("nodes", nargs=-1, required=True, metavar="NODE...")
+@json_option
+@on_cluster
+def reset(cluster: Cluster, nodes: tuple[str, ...], as_json: bool) -> None:
+    """Give NODEs all their attempts again to be recovered into their tailnet, from its next run on.
+
+    \b
+    Example:
+      backbeat nodes reset node-1
+    """
+    found = _find(cluster, nodes)
+    cluster.nodes.mark({node.node_id: {"tailnet": None} for node in found})
+    _tell(cluster, found, as_json, lambda node: f"{node.node_id}: its tailnet is recovered from the first attempt on")
 
 
 def _find(cluster: Cluster, names: Any, *, history: bool = False) -> list[Node]:

@@ -44,9 +44,22 @@ def _notes(each: Document, now: float) -> str:
     drain, notes = each["draining"], list(each["reasons"])
     if drain is not None:
         notes.insert(0, f"draining for {age(drain.get('at', now), now)}: {drain.get('reason', '')}".rstrip(": "))
+    if tailnet := _tailnet(each, now):
+        notes.append(f"tailnet {tailnet}")
     if each["status"] == "left":
         notes = ["stopped in order"]
     return "; ".join(notes)
+
+
+def _tailnet(each: Document, now: float) -> str:
+    """What is wrong with the node's tailnet, and what was done about it; empty when all is well."""
+    mark = each.get("tailnet_recovery") or {}
+    if "since" not in mark:
+        return str(mark.get("told", ""))
+    told = [f"{mark.get('state') or 'lost'} for {age(mark['since'], now)}", f"{mark.get('attempts', 0)} attempts"]
+    if "gave_up_at" in mark:
+        told.append("given up")
+    return ", ".join([*told, *filter(None, (mark.get("told"), mark.get("error")))])
 
 
 _COLUMNS = (
@@ -80,7 +93,9 @@ def node(found: Node, document: Document, leads: bool, now: float, width: int, *
         **{_ROLES[role]: _process(found, role, now) for role in ROLES},
         "runs": "\n".join(found.running),
         **_measured(found.metrics),
-        **{f"{kind} address": ", ".join(_texts(listed)) for kind, listed in document["addresses"].items()},
+        "address": _address(found.marks.get("address")),
+        **{f"{kind} addresses": ", ".join(_texts(listed)) for kind, listed in document["addresses"].items()},
+        "tailnet": _tailnet(document, now) or str((document["tailnet"] or {}).get("state", "")),
         "clock": _clock(document["clock_offset"]),
         "versions": ", ".join(f"{name} {number}" for name, number in _versions(found).items()),
     }
@@ -138,6 +153,14 @@ def _idle(mark: Mapping[str, Any] | None, now: float) -> str:
     if mark is None:
         return ""
     return f"for {age(mark.get('since', now), now)}" + (f": {mark['why']}" if mark.get("why") else "")
+
+
+def _address(mark: Mapping[str, Any] | None) -> str:
+    """The address by which others reach the node, as ip_discovery found out."""
+    if mark is None or not mark.get("address"):
+        return ""
+    answers = "answers" if mark.get("reachable") else f"does not answer: {mark.get('why') or 'not asked yet'}"
+    return f"{mark['address']} ({mark.get('source')}), {answers}"
 
 
 def _clock(offset: float | None) -> str:

@@ -20,7 +20,7 @@ def registry(session_server: Any, redis: Any) -> Iterator[NodeRegistry]:
     """Two nodes: n1 with both of its processes, n2 with an agent."""
     client = connect(session_server.url)
     registry = NodeRegistry(client)
-    agent = {"host": "h", "pid": 10, "metrics": {"cpu": 12.0, "memory": 40.0, "disk": 70.0}}
+    agent = {"host": "h", "pid": 10, "probe": {"key": "secret"}, "metrics": {"cpu": 12.0, "memory": 40.0, "disk": 70.0}}
     registry.heartbeat("n1", "agent", agent, history=[[0, 1, 12.0, 12.0, None, None, 40.0, 70.0]])
     registry.heartbeat("n1", "jobs", {"host": "h", "pid": 11, "slots": 4, "running": ["j1"]})
     registry.heartbeat("n2", "agent", {"host": "h", "pid": 20})
@@ -63,7 +63,9 @@ class TestShow:
         assert "node         n1, leads" in shown
         assert "pid 11 on h" in shown
         assert "last 60 minutes" in shown
-        document = json.loads(cli("nodes", "show", "n1", "--json").stdout)
+        printed = cli("nodes", "show", "n1", "--json").stdout
+        assert "secret" not in printed + shown
+        document = json.loads(printed)
         assert document["roles"]["jobs"]["pid"] == 11
         assert (document["leads"], document["history"][0][2]) == (True, 12.0)
 

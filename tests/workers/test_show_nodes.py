@@ -31,11 +31,17 @@ def full(**more: Any) -> Node:
             "addresses": {"lan": ["192.0.2.7"], "tailnet": ["100.64.0.7", "fd7a:115c:a1e0::7"]},
             "clock_offset": -0.012,
             "versions": {"python": "3.12.1", "backbeat": "1.0"},
+            "tailnet": {"state": "Running", "online": True, "age": 1.0},
         },
         "jobs": {"host": "h", "pid": 11, "slots": 4, "running": ["job-a", "job-b"], "capabilities": ["cpu", "gpu"]},
     }
     health = {"status": "unhealthy", "since": NOW - 600, "at": NOW, "reasons": ["disk 97 % full"]}
-    marks = {"health": health, "drain": DRAIN, "idle": {"since": NOW - 900, "why": "CPU below 10 % and no job"}}
+    marks = {
+        "health": health,
+        "drain": DRAIN,
+        "idle": {"since": NOW - 900, "why": "CPU below 10 % and no job"},
+        "address": {"address": "192.0.2.7", "source": "lan", "reachable": False, "why": "refused"},
+    }
     return Node("n1", NOW - 2, roles, {"agent": NOW - 2, "jobs": NOW - 3}, marks, **more)
 
 
@@ -89,25 +95,27 @@ class TestOneNode:
         return text(show_nodes.node(found, found.document(NOW), leads, NOW, width, ascii_only=ascii_only), width)
 
     def test_is_shown_with_all_that_is_known(self) -> None:
-        seen = self.seen(full())
+        seen = self.seen(full(), width=120)
         for line in (
-            "node             n1, leads",
-            "status           unhealthy, for 10m",
-            "why              disk 97 % full",
-            "draining         for 5m, by ann@desk: new disk",
-            "idle             for 15m: CPU below 10 % and no job",
-            "agent            pid 10 on h, heard 2s ago",
-            "jobs worker      pid 11 on h, heard 3s ago; 2 of 4 slots taken, offers cpu, gpu",
-            "runs             job-a\n                 job-b",
-            "cpu              12% of 8 cores, load 1.25 1.00 0.90",
-            "memory           40% of 32 GiB",
-            "disk             71%, 120 GiB free",
-            "gpu 0            98%, memory 55% of 80 GiB, A100",
-            "gpu 1            old",
-            "lan address      192.0.2.7",
-            "tailnet address  100.64.0.7, fd7a:115c:a1e0::7",
-            "clock            -12 ms from the server's",
-            "versions         python 3.12.1, backbeat 1.0",
+            "node               n1, leads",
+            "status             unhealthy, for 10m",
+            "why                disk 97 % full",
+            "draining           for 5m, by ann@desk: new disk",
+            "idle               for 15m: CPU below 10 % and no job",
+            "agent              pid 10 on h, heard 2s ago",
+            "jobs worker        pid 11 on h, heard 3s ago; 2 of 4 slots taken, offers cpu, gpu",
+            "runs               job-a\n                   job-b",
+            "cpu                12% of 8 cores, load 1.25 1.00 0.90",
+            "memory             40% of 32 GiB",
+            "disk               71%, 120 GiB free",
+            "gpu 0              98%, memory 55% of 80 GiB, A100",
+            "gpu 1              old",
+            "address            192.0.2.7 (lan), does not answer: refused",
+            "lan addresses      192.0.2.7",
+            "tailnet addresses  100.64.0.7, fd7a:115c:a1e0::7",
+            "tailnet            Running",
+            "clock              -12 ms from the server's",
+            "versions           python 3.12.1, backbeat 1.0",
         ):
             assert line in seen
 
@@ -152,6 +160,6 @@ class TestOneNode:
         )
         seen = self.seen(odd)
         assert "pid ? on ?" in seen
-        assert "lan address  192.0.2.7" in seen
+        assert "lan addresses  192.0.2.7" in seen
         assert "last 60 minutes" not in seen
         assert listed(odd.document(NOW))[1].startswith("n1")
