@@ -128,8 +128,8 @@ def _troubles(document: Document) -> Iterable[tuple[str, str]]:
         yield "leader", "none, so leader-only loops wait"
     ailing = [node for node in document["nodes"] if _is_ailing(node)]
     for node in ailing[:_AILING]:
-        reasons = "; ".join(node["reasons"]) or f"last seen {ago(node['last_seen'], now)}"
-        yield node["node_id"], f"{node['status']}: {reasons} on {node['host'] or 'no host'}"
+        why = ": " + ", ".join(node["reasons"]) if node["live"] else f"; last seen {ago(node['last_seen'], now)}"
+        yield node["node_id"], f"{node['status']}{why} on {node['host'] or 'no host'}"
     if len(ailing) > _AILING:
         yield "nodes", f"{len(ailing) - _AILING} more are not well; see: backbeat nodes"
     for each in document["loops"].values():

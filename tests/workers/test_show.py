@@ -86,9 +86,9 @@ class TestTroubles:
             node("stopped", last_seen=NOW - 16, agent_pid=None, jobs_pid=None),
         ]
         assert show.troubles(document(nodes=nodes)) == {
-            "silent": "suspect: last seen 16s ago on h",
-            "lost": "lost: last seen 3m20s ago on h",
-            "full": "unhealthy: disk 97 % full; memory 96 % in use on h",
+            "silent": "suspect; last seen 16s ago on h",
+            "lost": "lost; last seen 3m20s ago on h",
+            "full": "unhealthy: disk 97 % full, memory 96 % in use on h",
         }
 
     def test_name_ten_nodes_at_most(self) -> None:
