@@ -37,6 +37,11 @@ class Fence:
     loop_key: str
 
     @property
+    def since(self) -> float:
+        """When the leader's term began, which its number tells: ms of Redis time. 0 without a leader."""
+        return self.leader / 1000
+
+    @property
     def keys(self) -> list[str]:
         return [self.guard_key, self.loop_key]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from redis import RedisError
@@ -38,17 +38,19 @@ class JobRunner:
     #: Jobs it ever ran.
     runs: int = 0
     draining: threading.Event = field(default_factory=threading.Event)
+    ended: threading.Condition = field(default_factory=threading.Condition)
     clock: Callable[[], float] = time.monotonic
 
     def attempts(self) -> dict[str, int]:
         """What runs now: job id -> attempt."""
         return {job_id: job.attempt for job_id, (job, _) in list(self.running.items())}
 
-    def stop(self, job_ids: Sequence[str], reason: str) -> None:
-        """Ask running jobs to end: their process groups get SIGTERM, then SIGKILL."""
-        for job_id in job_ids:
-            if job_id in self.running:
-                self.running[job_id][1].set(reason)
+    def stop(self, attempts: Mapping[str, int], reason: str) -> None:
+        """Ask these attempts to end: their process groups get SIGTERM, then SIGKILL."""
+        for job_id, attempt in attempts.items():
+            job, signal = self.running.get(job_id, (None, None))
+            if job is not None and signal is not None and job.attempt == attempt:
+                signal.set(reason)
 
     def claim_and_run(self) -> str:
         """One wake-up. Returns a line saying what came of it."""
@@ -62,6 +64,9 @@ class JobRunner:
             error = f"no command for jobs of kind {job.kind!r}; add jobs.{job.kind} to the configuration"
             self.fleet.jobs.fail(self.holder, job.id, job.attempt, error, retry_after=RETRY.delay(job.failures + 1))
             return f"{job.id}: failed: {error}"
+        if not self._earlier_attempt_ended(job):
+            self.fleet.jobs.release(self.holder, job.id, job.attempt, "this node drains")
+            return f"{job.id}: handed back"
         stop = StopSignal()
         self.running[job.id] = (job, stop)
         self.runs += 1
@@ -76,7 +81,18 @@ class JobRunner:
             )
             return f"{job.id}: {self._report(job, execution, stop)}"
         finally:
-            self.running.pop(job.id, None)
+            with self.ended:
+                self.running.pop(job.id, None)
+                self.ended.notify_all()
+
+    def _earlier_attempt_ended(self, job: Job) -> bool:
+        """Wait for an attempt that was taken from this node and is still being stopped: they share a folder.
+
+        False: the node drains by now.
+        """
+        self.stop({job.id: self.attempts().get(job.id, 0)}, "it was taken back from this node")
+        with self.ended:
+            return self.ended.wait_for(lambda: job.id not in self.running) and not self.draining.is_set()
 
     def _started(self, job: Job) -> bool:
         try:

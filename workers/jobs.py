@@ -1,7 +1,8 @@
 """The jobs worker's boot step: heartbeats of running jobs, wake-ups that are owed, and draining.
 
 The jobs worker is the one that consumes `jobs.<capability>`. Every two seconds one script renews what
-this node runs, says what it lost (cancelled, reaped), and counts the wake-ups missing from the broker.
+this node runs, says what it lost (cancelled, reaped), and counts the wake-ups missing from the broker;
+without a job, a third as often.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from celery.signals import worker_shutting_down
 from celery.worker.state import maybe_shutdown
 
 from fleet.execution import sweep
-from fleet.jobs import Holder
+from fleet.jobs import POLL_EVERY, QUEUE, Holder
 from tasks.job import JobRunner
 from workers.presence import Presence, Reporter
 from workers.pulse import Pulse
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("backbeat.jobs")
 
 RUN_JOB = "jobs.run"
-PREFIX = "jobs."
-POLL = 2.0
+#: Seconds between two polls of a worker without a job: wake-ups bring it the next one.
+IDLE_POLL_EVERY = 3 * POLL_EVERY - 0.5
 
 
 class JobsStep(bootsteps.StartStopStep):
@@ -48,14 +49,18 @@ class JobsStep(bootsteps.StartStopStep):
         self.presence: Presence | None = None
         self.pulse: Pulse | None = None
         self.slots = 0
+        self.rests_until = 0.0
         self.released = False
+        self.node_drains = False
 
     def include_if(self, consumer: Any) -> bool:
         return bool(_queues(consumer))
 
     def start(self, consumer: Any) -> None:
         """In the consumer's thread, again after every reconnect."""
+        self.consumer = consumer
         if self.runner is not None:
+            self.reconcile(consumer)
             return
         settings = self.backbeat.settings
         self._hold(settings.data)
@@ -71,7 +76,7 @@ class JobsStep(bootsteps.StartStopStep):
         for job_id in sweep(settings.data):
             log.warning("stopped what an earlier worker of this node left running: %s", job_id)
         worker_shutting_down.connect(self._drain, weak=False)
-        self.pulse = Pulse("job-leases", POLL, self._poll)
+        self.pulse = Pulse("job-leases", POLL_EVERY, self._poll)
         self.pulse.start()
         presence.start()
 
@@ -96,21 +101,41 @@ class JobsStep(bootsteps.StartStopStep):
         assert self.pulse is not None  # noqa: S101
         said = self.runner.claim_and_run()
         # a slot is free: if a wake-up is owed, it is sent now and not at the end of the period
+        self.rests_until = 0.0
         self.pulse.nudge()
         return said
 
     def _poll(self) -> None:
         assert self.runner is not None  # noqa: S101 - the pulse starts after it
         jobs, runner = self.backbeat.fleet.jobs, self.runner
+        if not runner.running and time.monotonic() < self.rests_until:
+            return
+        self.rests_until = time.monotonic() + IDLE_POLL_EVERY
         if not self.released:
             for job_id in jobs.release_node(runner.holder, "its jobs worker was replaced"):
                 log.warning("took back %s from an earlier worker of this node", job_id)
             self.released = True
         idle = 0 if runner.draining.is_set() else max(0, self.slots - len(runner.running))
-        poll = jobs.poll(runner.holder, runner.attempts(), self.queues, idle)
-        runner.stop(poll.lost, "no longer held by this node")
+        named = runner.attempts()
+        poll = jobs.poll(runner.holder, named, self.queues, idle)
+        runner.stop({job_id: named[job_id] for job_id in poll.lost}, "no longer held by this node")
         for capability, number in poll.wakes.items():
             self.backbeat.wake(capability, number)
+        if poll.draining != self.node_drains:
+            self.node_drains = poll.draining
+            self.consumer.call_soon(self.reconcile, self.consumer)
+
+    def reconcile(self, consumer: Any) -> None:
+        """Consume the job queues unless the node drains: it would pop the wake-ups that others wait for."""
+        if consumer.task_consumer is None:
+            return  # between two connections: start() comes again
+        for queue in self.queues.values():
+            consuming = consumer.task_consumer.consuming_from(queue)
+            if consuming and self.node_drains:
+                log.info("this node drains: %s is left to others", queue)
+                consumer.cancel_task_queue(queue)
+            elif not consuming and not self.node_drains:
+                consumer.add_task_queue(queue)
 
     def _drain(self, **_: Any) -> None:
         """In the signal handler: claim no more, and stop what still runs after the grace."""
@@ -123,7 +148,7 @@ class JobsStep(bootsteps.StartStopStep):
 
     def _stop_all(self) -> None:
         if self.runner is not None:
-            self.runner.stop(list(self.runner.running), "this node drains")
+            self.runner.stop(self.runner.attempts(), "this node drains")
 
     def shutdown(self, _consumer: Any) -> None:
         """The consumer ends; jobs that run go on in the pool until they end or the drain does."""
@@ -157,4 +182,4 @@ class WorkReport(Reporter):
 def _queues(consumer: Any) -> dict[str, str]:
     """Capability -> queue, of the job queues this worker consumes."""
     names = consumer.app.amqp.queues.consume_from
-    return {name.removeprefix(PREFIX): name for name in sorted(names) if name.startswith(PREFIX)}
+    return {name.removeprefix(QUEUE): name for name in sorted(names) if name.startswith(QUEUE)}
