@@ -38,6 +38,7 @@ bench: $(STAMP) ## print the benchmarks' ratios (several minutes)
 	$(BIN)/python benchmarks/tick_cost.py
 	$(BIN)/python benchmarks/punctuality.py
 	$(BIN)/python benchmarks/job_queue.py
+	$(BIN)/python benchmarks/reaper.py
 	$(BIN)/python benchmarks/node_curve.py
 	$(BIN)/python benchmarks/footprint.py
 

@@ -2,7 +2,7 @@
 
 A node has two roles, `agent` and `jobs`, each with one process that reports facts about itself every
 few seconds. Beside them stand marks: what others found out or decided about the node (`health`, `idle`,
-`drain`). Ages are judged on Redis time: a node's own clock is never asked.
+`drain`, `address`). Ages are judged on Redis time: a node's own clock is never asked.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ NODE = "{backbeat}:node:"  # + node id: hash, role or mark -> JSON; `role:at` (m
 TOTALS = "{backbeat}:totals"  # stream: what the nodes and the queue amounted to, a row a cycle of health_aggregation
 
 ROLES = ("agent", "jobs")
-#: What others say of a node: health_aggregation, idle_detection, whoever drains it.
-MARKS = ("health", "idle", "drain")
+#: What others say of a node: health_aggregation, idle_detection, whoever drains it, ip_discovery.
+MARKS = ("health", "idle", "drain", "address")
 #: Seconds between two heartbeats of a process.
 HEARTBEAT = 5.0
 #: Seconds without a heartbeat after which a process counts as silent: another may then take its role.
@@ -114,6 +114,9 @@ class Node:
             "capabilities": jobs.get("capabilities", []),
             "version": agent.get("version", jobs.get("version")),
             "addresses": agent.get("addresses", {}),
+            "address": self.marks.get("address", {}).get("address"),
+            "address_source": self.marks.get("address", {}).get("source"),
+            "reachable": self.marks.get("address", {}).get("reachable"),
             "metrics": dict(self.metrics),
             "clock_offset": agent.get("clock_offset"),
             "idle_since": self.marks.get("idle", {}).get("since"),

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from fleet.configs import BoardConfig
+from fleet.inventory import Inventory
 from fleet.kinds import OPENSPIEL_KINDS, JobKind
 
 
@@ -22,6 +23,9 @@ KindName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 
 #: An address with a scheme, such as `json://host:port/path`.
 Url = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9+.-]*://.+$")]
+
+#: An address of a web page, such as `https://api.ipify.org`.
+WebUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/?#@]+(/\S*)?$")]
 
 
 class EloTarget(BaseModel):
@@ -44,6 +48,16 @@ class Notify(BaseModel):
     loop_failures: int = Field(default=3, ge=1, description="failures of a loop in a row that are worth a notice")
 
 
+class PublicAddress(BaseModel):
+    """Whom an agent asks for its public address. Nobody by default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    services: tuple[WebUrl, ...] = Field(default=(), description="asked in this order until one answers")
+    interval: float = Field(default=3600.0, ge=60, description="seconds between two questions")
+    timeout: float = Field(default=5.0, gt=0, le=60, description="seconds that one service gets to answer")
+
+
 class FleetOptions(BaseModel):
     """Top-level sections beside the loops' stanzas."""
 
@@ -52,6 +66,10 @@ class FleetOptions(BaseModel):
     jobs: dict[KindName, JobKind] = Field(default=OPENSPIEL_KINDS, description="what each kind of job runs")
     elo_targets: dict[ConfigName, EloTarget] = Field(default_factory=dict)
     notify: Notify = Notify()
+    inventory: Inventory = Field(
+        default=Inventory(), description="nodes known beforehand", json_schema_extra={"in_file": True}
+    )
+    public_address: PublicAddress = PublicAddress()
 
     def elo_target(self, config: str) -> EloTarget:
         """What is said of one configuration; nothing, when it is not named."""

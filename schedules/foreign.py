@@ -1,4 +1,4 @@
-"""What a RingRift `unified_loop.yaml` says that has another name here, or no meaning.
+"""What RingRift's files say that has another name here, or no meaning.
 
 Keys are dotted patterns, `*` for any one key. A name that a loop or a section declares is always taken
 by it; these patterns speak only of the others.
@@ -6,8 +6,48 @@ by it; these patterns speak only of the others.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+from typing import Any
+
+from schedules.problems import Keys
+
+
+@dataclass(frozen=True)
+class Words:
+    """The foreign words of one kind of file: `renamed` maps a pattern to our key, `ignored` holds patterns.
+
+    With `blanks`, a text such as `<public-ip>` is a place that its author has not filled in.
+    """
+
+    renamed: Mapping[str, str]
+    ignored: Set[str]
+    blanks: bool = False
+
+    def renamed_to(self, keys: Keys) -> str:
+        """Our key for these, or nothing."""
+        return next((own for pattern, own in self.renamed.items() if _covers(pattern, keys)), "")
+
+    def ignoring(self, keys: Keys) -> str:
+        """The pattern that says these keys mean nothing here, or nothing."""
+        return next((pattern for pattern in self.ignored if _covers(pattern, keys)), "")
+
+    def is_blank(self, value: Any) -> bool:
+        return self.blanks and isinstance(value, str) and re.fullmatch(r"<[^<>]*>", value) is not None
+
+
+def _covers(pattern: str, keys: Keys) -> bool:
+    parts = pattern.split(".")
+    return len(parts) == len(keys) and all(part in ("*", key) for part, key in zip(parts, keys, strict=True))
+
+
 #: Their key -> ours, in the same stanza and with the same meaning.
 RENAMED = {
+    "auto_scaling.max_instances": "max_nodes",
+    "auto_scaling.max_scale_down_per_cycle": "max_step_down",
+    "auto_scaling.max_scale_up_per_cycle": "max_step_up",
+    "auto_scaling.min_instances": "min_nodes",
     "data_aggregation.aggregate_interval_seconds": "interval",
     "queue_populator.check_interval_seconds": "interval",
 }
@@ -37,3 +77,24 @@ _KEYS = {
 
 #: Sections and keys without a meaning here: named in one warning, then left alone.
 IGNORED = frozenset(_SECTIONS.split()) | {f"{stanza}.{key}" for stanza, keys in _KEYS.items() for key in keys.split()}
+
+#: `unified_loop.yaml`.
+LOOPS = Words(RENAMED, IGNORED)
+
+_HOST_KEYS = """
+    aws_instance_id cpus force_relay_mode gpu gpu_vram_gb hetzner_id is_ephemeral memory_gb nat_blocked
+    nebius_id note p2p_enabled region relay_capable relay_primary relay_secondary ringrift_path role
+    runpod_id selfplay_enabled status storage_paths training_enabled vast_instance_id venv_activate
+"""
+
+NONE = Words({}, frozenset())
+
+#: Sections that stand in a file of their own: `inventory` is a `distributed_hosts.yaml`.
+SECTIONS = {
+    "inventory": Words(
+        renamed={"hosts.*.ssh_host": "host"},
+        ignored=frozenset(["auto_sync", "elo_sync", "p2p_voters", "protocols", "provider_timeouts", "sync_routing"])
+        | {f"hosts.*.{key}" for key in _HOST_KEYS.split()},
+        blanks=True,
+    )
+}

@@ -69,7 +69,7 @@ class Problems:
         hidden = value is ABSENT or any(keys[:depth] in self.secret for depth in range(1, len(keys) + 1))
         shown = "" if hidden else _shown(value)
         line = line or self.line(written)
-        self._found.setdefault(written, Problem(self.file, line, _dotted(written), shown, message, hint))
+        self._found.setdefault(written, Problem(self.file, line, dotted(written), shown, message, hint))
 
     def line(self, keys: Keys) -> int | None:
         """The line of the nearest of `keys` and their parents that the file has."""
@@ -105,7 +105,8 @@ def _edits(one: str, other: str) -> int:
     return row[-1]
 
 
-def _dotted(keys: Keys) -> str:
+def dotted(keys: Keys) -> str:
+    """Keys as a person writes them: `jobs.selfplay.command[0]`."""
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).removeprefix(".")
 
 

@@ -35,6 +35,7 @@ from tasks.health_aggregation import Options as Health
 from tasks.idle_detection import Options as Idleness
 from tasks.ip_discovery import Options as Discovery
 from tasks.loop import Tick, discover, loop
+from tasks.job_reaper import Options as Reaper
 from tasks.queue_populator import Options as Populator
 from workers.app import Backbeat, configure
 from workers.cli import backbeat
@@ -172,6 +173,7 @@ def test_every_argument_of_the_decorator_and_field_of_a_tick_is_listed() -> None
         ("Public address", PublicAddress, {}, set()),
         ("Options of auto_scaling", Scaling, {}, {"local", "docker", "command", "simulated"}),
         ("Local nodes", LocalOptions, {}, {"commands"}),
+        ("Options of job_reaper", Reaper, {}, set()),
         ("Containers", DockerOptions, {}, {"commands"}),
         ("Commands", CommandOptions, {}, set()),
         ("A rehearsal", SimulatedOptions, {}, set()),

@@ -19,7 +19,7 @@ from celery.exceptions import CPendingDeprecationWarning, Retry
 from kombu import Queue
 
 from fleet.fleet import Fleet
-from fleet.jobs import JobQueue
+from fleet.jobs import QUEUE, JobQueue
 from fleet.nodes import NodeRegistry
 from fleet.notices import Notices
 from fleet.options import FleetOptions
@@ -27,7 +27,7 @@ from schedules.plan import Plan, PlanError, load
 from tasks.loop import Loop, discover
 from workers import transport
 from workers.agent import LEADER_QUEUE, LOOPS_QUEUE, AgentStep
-from workers.jobs import PREFIX, RUN_JOB, JobsStep
+from workers.jobs import RUN_JOB, JobsStep
 from workers.lease import LeaderLease
 from workers.ledger import Ledger, Scheduled
 from workers.runner import RunFailed, Runner
@@ -50,17 +50,18 @@ class Backbeat:
         self.lease: LeaderLease | None = None
         options = plan.sections
         assert isinstance(options, FleetOptions)  # noqa: S101 - what load() was asked for
+        notices = Notices(
+            options.notify.urls,
+            self.redis,
+            interval=options.notify.interval,
+            group_for=options.notify.group_for,
+        )
         self.fleet = Fleet(
             redis=self.redis,
             options=options,
-            jobs=JobQueue(self.redis, wake=self.wake),
+            jobs=JobQueue(self.redis, wake=self.wake, notices=notices),
             nodes=NodeRegistry(self.redis),
-            notices=Notices(
-                options.notify.urls,
-                self.redis,
-                interval=options.notify.interval,
-                group_for=options.notify.group_for,
-            ),
+            notices=notices,
             node_id=settings.node_id,
             data=settings.data,
         )
@@ -85,7 +86,7 @@ class Backbeat:
         """Publish `number` wake-ups for jobs of one capability, together."""
         with self.celery.producer_or_acquire() as producer, producer.batch():
             for _ in range(number):
-                self.celery.send_task(RUN_JOB, (), queue=PREFIX + capability, producer=producer, retry=False)
+                self.celery.send_task(RUN_JOB, (), queue=QUEUE + capability, producer=producer, retry=False)
 
     def close(self) -> None:
         """An orderly stop of this process."""

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TypeVar
 
@@ -36,8 +37,9 @@ class Settings:
 
     Environment: `BACKBEAT_REDIS_URL` (redis://127.0.0.1:6379/0), `BACKBEAT_CONFIG`
     (config/unified_loop.yaml), `BACKBEAT_DATA` (.backbeat), `BACKBEAT_NODE_ID` (the host's name),
-    `BACKBEAT_CAPABILITIES` (cpu), `BACKBEAT_DRAIN` (how long running jobs may go on after SIGTERM: 10s). An empty
-    one counts as absent.
+    `BACKBEAT_CAPABILITIES` (cpu), `BACKBEAT_DRAIN` (how long running jobs may go on after SIGTERM: 10s),
+    `BACKBEAT_BIND` and `BACKBEAT_PORT` (where the agent answers probes: `*`, every address; 0, any free port). An
+    empty one counts as absent.
     """
 
     redis_url: str = "redis://127.0.0.1:6379/0"
@@ -46,6 +48,8 @@ class Settings:
     node_id: str = "node"
     capabilities: tuple[str, ...] = ("cpu",)
     drain: float = 10.0
+    bind: tuple[str, ...] = ()
+    port: int = 0
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str] = os.environ) -> Settings:
@@ -65,6 +69,8 @@ class Settings:
             node_id=read("BACKBEAT_NODE_ID", host or cls.node_id, check_node_id),
             capabilities=read("BACKBEAT_CAPABILITIES", "cpu", _capabilities),
             drain=read("BACKBEAT_DRAIN", str(cls.drain), durations.parse),
+            bind=read("BACKBEAT_BIND", "*", _addresses),
+            port=read("BACKBEAT_PORT", str(cls.port), _port),
         )
 
 
@@ -74,6 +80,21 @@ def _capabilities(text: str) -> tuple[str, ...]:
         if not re.fullmatch(r"[a-z][a-z0-9_]{0,31}", name):
             raise ValueError(f"{name!r} is no capability: give names in small letters, such as cpu,gpu")
     return names
+
+
+def _addresses(text: str) -> tuple[str, ...]:
+    if text.strip() == "*":
+        return ()
+    try:
+        return tuple(dict.fromkeys(str(ip_address(part.strip())) for part in text.split(",")))
+    except ValueError as error:
+        raise ValueError(f"{error}: give addresses of this machine, such as 10.0.0.7,::1, or * for all") from error
+
+
+def _port(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65535:
+        raise ValueError(f"{text!r} is no port: give a number from 1 to 65535, or 0 for any that is free")
+    return int(text)
 
 
 def check_node_id(node_id: str) -> str:

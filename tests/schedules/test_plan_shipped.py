@@ -11,10 +11,11 @@ from fleet.kinds import OPENSPIEL_KINDS
 from fleet.options import FleetOptions
 from schedules.backoff import Backoff
 from schedules.plan import load
+from tasks.loop import discover
 from tasks.queue_populator import Options
 
 CONFIG = Path(__file__).parents[2] / "config"
-LOOPS = {"queue_populator": Options}
+LOOPS = {name: loop.options for name, loop in discover().items()}
 
 
 def test_the_default_spells_out_every_option_with_its_default():
@@ -52,7 +53,8 @@ def test_the_openspiel_cluster_plays_six_configurations_against_itself():
 def test_what_is_commented_out_as_an_example_would_load_too(name, tmp_path):
     text = (CONFIG / name).read_text()
     path = tmp_path / name
-    (tmp_path / "unified_loop.yaml").write_text((CONFIG / "unified_loop.yaml").read_text())
+    for shipped in ("unified_loop.yaml", "fleet.yaml"):
+        (tmp_path / shipped).write_text((CONFIG / shipped).read_text())
     path.write_text(re.sub(r"^( *)# (?!configs:)( *[a-z0-9_]+:.*)$", r"\1\2", text, flags=re.MULTILINE))
     load(path, LOOPS, FleetOptions)
 
@@ -60,4 +62,4 @@ def test_what_is_commented_out_as_an_example_would_load_too(name, tmp_path):
 def test_the_default_shows_an_example_of_every_section():
     text = (CONFIG / "unified_loop.yaml").read_text()
     for section in FleetOptions.model_fields:
-        assert re.search(rf"^(# )?{section}:$", text, flags=re.MULTILINE), section
+        assert re.search(rf"^(# )?{section}:( \S+)?$", text, flags=re.MULTILINE), section

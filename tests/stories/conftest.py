@@ -82,8 +82,8 @@ class House:
         stanzas = {name: {"interval": 60, **stanza} for name, stanza in loops.items()}
         (self.folder / "loops.yaml").write_text(yaml.safe_dump({**stanzas, **sections}))
 
-    def agent(self, node: str, *, slots: int = 16) -> Process:
-        return self._worker(f"{node}-agent", node, ["-n", f"agent@{node}", "-c", str(slots)])
+    def agent(self, node: str, *, slots: int = 16, **env: str) -> Process:
+        return self._worker(f"{node}-agent", node, ["-n", f"agent@{node}", "-c", str(slots)], **env)
 
     def jobs(self, node: str, slots: int = 2, **env: str) -> Process:
         return self._worker(f"{node}-jobs", node, ["-n", f"jobs@{node}", "-Q", "jobs.cpu", "-c", str(slots)], **env)

@@ -13,6 +13,7 @@ from tasks.health_aggregation import health_aggregation
 from tasks.job_reaper import job_reaper
 from tasks.loop import Counts, Loop, Options, Tick, loop
 from tasks.queue_populator import queue_populator
+from tasks.tailscale_recovery import tailscale_recovery
 from workers.app import create_app
 from workers.settings import Settings
 
@@ -123,6 +124,7 @@ LOOPS = {
         queue_populator,
         health_aggregation,
         job_reaper,
+        tailscale_recovery,
         auto_scaling,
     )
 }

@@ -53,11 +53,22 @@ class TestTheEnvironment:
             ("BACKBEAT_CAPABILITIES", "cpu,"),
             ("BACKBEAT_DRAIN", "-1"),
             ("BACKBEAT_DRAIN", "soon"),
+            ("BACKBEAT_BIND", "trainer-1"),
+            ("BACKBEAT_BIND", "10.0.0.7,"),
+            ("BACKBEAT_BIND", "10.0.0.7:7946"),
+            ("BACKBEAT_PORT", "65536"),
+            ("BACKBEAT_PORT", "-1"),
+            ("BACKBEAT_PORT", "http"),
         ],
     )
     def test_is_refused_by_name_with_what_is_accepted(self, name: str, value: str) -> None:
         with pytest.raises(SettingsError, match=rf"^{name}: .*(use|give) "):
             Settings.from_environment({name: value})
+
+    def test_where_probes_are_answered(self) -> None:
+        settings = Settings.from_environment({"BACKBEAT_BIND": "10.0.0.7, FD00::0:7", "BACKBEAT_PORT": "7946"})
+        assert (settings.bind, settings.port) == (("10.0.0.7", "fd00::7"), 7946)
+        assert Settings.from_environment({"BACKBEAT_BIND": "*"}).bind == ()
 
 
 class TestAPassword:
