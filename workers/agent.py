@@ -18,6 +18,7 @@ from workers.lease import LeaderLease
 from workers.presence import Presence
 from workers.settings import connect
 from workers.vitals import Vitals
+from workers.whereabouts import Whereabouts
 
 if TYPE_CHECKING:
     from workers.app import Backbeat
@@ -38,6 +39,7 @@ class AgentStep(bootsteps.StartStopStep):
         self.lease: LeaderLease | None = None
         self.presence: Presence | None = None
         self.vitals: Vitals | None = None
+        self.whereabouts: Whereabouts | None = None
 
     def include_if(self, consumer: Any) -> bool:
         return LOOPS_QUEUE in consumer.app.amqp.queues.consume_from
@@ -60,12 +62,14 @@ class AgentStep(bootsteps.StartStopStep):
         except OSError as error:
             log.warning("no data directory: %s", error)
         vitals = Vitals(nodes, settings.node_id, Meter(settings.data))
-        presence = Presence(nodes, settings.node_id, "agent", vitals)
+        whereabouts = Whereabouts(vitals, settings, self.backbeat.fleet.options.public_address)
+        presence = Presence(nodes, settings.node_id, "agent", whereabouts)
         presence.take()
-        self.presence, self.vitals = presence, vitals
+        self.presence, self.vitals, self.whereabouts = presence, vitals, whereabouts
         worker_shutting_down.connect(self._resign, weak=False)
         presence.start()
         vitals.start(presence.nudge)
+        whereabouts.start(presence.nudge)
 
     def _compete(self, consumer: Any) -> None:
         self.lease = LeaderLease(
@@ -97,6 +101,8 @@ class AgentStep(bootsteps.StartStopStep):
 
     def shutdown(self, _consumer: Any) -> None:
         """The worker ends (not on a reconnect)."""
+        if self.whereabouts is not None:
+            self.whereabouts.stop()
         if self.vitals is not None:
             self.vitals.stop()
         if self.lease is not None:
