@@ -43,20 +43,22 @@ class Fitting:
         kept = {}
         for key, value in stated.items():
             keys = (*at, key)
-            own = key if key in fields else self.words.renamed_to(keys)
-            if field := fields.get(own):
-                if self.words.is_blank(value):
-                    self.blank.append(keys)
-                    continue
+            owns = [key] if key in fields else [own for own in self.words.renamed_to(keys) if own in fields]
+            if owns and self.words.is_blank(value):
+                self.blank.append(keys)
+                continue
+            for own in owns:
                 if own != key and own in stated:
                     self.problems.add(keys, f"means the same as {own!r}, which is given too", value=value)
                     continue
                 if own != key:
                     self.problems.written[*at, own] = keys
-                if not field.repr or (_is_secret(field) and not isinstance(value, dict)):
+                if not fields[own].repr or (_is_secret(fields[own]) and not isinstance(value, dict)):
                     self.problems.secret.add(keys)
-                kept[own] = self.descend(value, field.annotation, (*at, own))
-            elif pattern := self.words.ignoring(keys):
+                kept[own] = self.descend(value, fields[own].annotation, (*at, own))
+            if owns:
+                continue
+            if pattern := self.words.ignoring(keys):
                 self.ignored.add(pattern)
             else:
                 self.unknown(keys, value, fields, stated)

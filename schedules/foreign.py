@@ -16,7 +16,7 @@ from schedules.problems import Keys
 
 @dataclass(frozen=True)
 class Words:
-    """The foreign words of one kind of file: `renamed` maps a pattern to our key, `ignored` holds patterns.
+    """The foreign words of one kind of file: `renamed` maps a pattern to our keys, `ignored` holds patterns.
 
     With `blanks`, a text such as `<public-ip>` is a place that its author has not filled in.
     """
@@ -25,9 +25,9 @@ class Words:
     ignored: Set[str]
     blanks: bool = False
 
-    def renamed_to(self, keys: Keys) -> str:
-        """Our key for these, or nothing."""
-        return next((own for pattern, own in self.renamed.items() if _covers(pattern, keys)), "")
+    def renamed_to(self, keys: Keys) -> list[str]:
+        """Our keys for these: none, one, or several that theirs says at once."""
+        return next((own.split() for pattern, own in self.renamed.items() if _covers(pattern, keys)), [])
 
     def ignoring(self, keys: Keys) -> str:
         """The pattern that says these keys mean nothing here, or nothing."""
@@ -42,12 +42,13 @@ def _covers(pattern: str, keys: Keys) -> bool:
     return len(parts) == len(keys) and all(part in ("*", key) for part, key in zip(parts, keys, strict=True))
 
 
-#: Their key -> ours, in the same stanza and with the same meaning.
+#: Their key -> ours, in the same stanza and with the same meaning. Several are separated by spaces.
 RENAMED = {
     "auto_scaling.max_instances": "max_nodes",
     "auto_scaling.max_scale_down_per_cycle": "max_step_down",
     "auto_scaling.max_scale_up_per_cycle": "max_step_up",
     "auto_scaling.min_instances": "min_nodes",
+    "auto_scaling.scale_cooldown_seconds": "scale_up_cooldown scale_down_cooldown",
     "data_aggregation.aggregate_interval_seconds": "interval",
     "queue_populator.check_interval_seconds": "interval",
 }

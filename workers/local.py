@@ -86,6 +86,8 @@ class Local:
             self.mark = datadir.identity(self.data)
             if kill_marked({MARK: self.mark}):
                 self.say(f"ended the processes that an earlier run of {self.data} left behind")
+            for node in self.instances.nodes:
+                node.kill("an earlier run of up")
             link = self._link()
             try:
                 self._start()

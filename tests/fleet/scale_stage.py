@@ -112,7 +112,7 @@ class World:
         self.known |= dict.fromkeys(live, self.now)
         found = []
         for name, heard_at in self.known.items():
-            running = self.busy(name) if name in live and name not in self.marks else 0
+            running = self.busy(name) if name in live else 0
             if name not in live or running:
                 self.idle_since.pop(name, None)
             else:

@@ -57,6 +57,15 @@ def test_instances_on_their_way_count_as_nodes():
     assert len(full.start) == 1
 
 
+def test_the_maximum_is_of_all_that_is_there_or_on_its_way():
+    held = node("held", drained_at=NOW, drained_by="operator")
+    ended = listed("auto-1-1", state="ended")
+    on_its_way = Scaling(awaited={"auto-3-1": Awaited(NOW - 60)})
+    assert len(judge(1000, [*nodes(2), held], ended, on_its_way, max_nodes=6).start) == 1
+    assert judge(1000, [*nodes(2), held], ended, on_its_way, max_nodes=5).start == ()
+    assert judge(1000, [*nodes(2), held], (), on_its_way, max_nodes=4).start == ()
+
+
 def test_silent_nodes_and_those_of_other_capabilities_are_no_capacity():
     assert len(judge(41, [*nodes(2), node("gone", live=False)]).start) == 3
     gpu = Node("g", NOW, {"jobs": {"capabilities": ["gpu"]}}, {"jobs": NOW})

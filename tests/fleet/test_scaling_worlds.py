@@ -57,7 +57,9 @@ class Chaos:
         hours = (world.now / HOUR) % 1000
         for name in world.live:
             if chance.random() < 0.2:
-                self.running[name] = chance.choice([0, 0, 1, 2])
+                jobs = chance.choice([0, 0, 1, 2])
+                # one that drains gets no new jobs
+                self.running[name] = jobs if name not in world.marks else min(jobs, self.running.get(name, 0))
         if chance.random() < 0.02 and world.provider.joined:
             world.dead.add(chance.choice(world.provider.joined))
         if chance.random() < 0.02:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from fleet.options import EloTarget, FleetOptions
 from schedules import foreign
 from schedules.plan import PlanError, load
+from tasks.auto_scaling import Options as AutoScaling
 from tasks.queue_populator import Options as Populator
 
 RINGRIFT = Path(__file__).parents[2].parent / "shared" / "data" / "ringrift_unified_loop.yaml"
@@ -209,6 +210,30 @@ def test_every_foreign_pattern_stands_in_the_whole_file():
                 for value in (each.values() if part == "*" else [each[part]] if part in each else [])
             ]
         assert found, pattern
+
+
+@needs_ringrift
+def test_what_the_whole_file_says_of_scaling_is_used_where_it_means_the_same():
+    plan = load(RINGRIFT, LOOPS | {"auto_scaling": AutoScaling}, FleetOptions)
+    options = plan.stanzas["auto_scaling"].options
+    assert (options.min_nodes, options.max_nodes, options.max_step_up, options.max_step_down) == (2, 20, 3, 2)
+    assert (options.scale_up_cooldown, options.scale_down_cooldown, options.max_hourly_cost) == (600, 600, 2.0)
+    ignored, disabled = plan.warnings
+    for key in ("gpu_idle_minutes", "predictive_scaling", "prediction_hours_ahead", "queue_depth_scale_up"):
+        assert f"auto_scaling.{key}" in ignored
+    assert ignored.count("auto_scaling.") == 5  # its thresholds count all jobs, ours those of a node
+    assert "'auto_scaling' stays disabled: nothing gives its `interval`" in disabled
+
+
+def test_a_key_that_stands_for_two_of_ours_is_used_for_both_and_reported_as_it_is_written(tmp_path):
+    loops = LOOPS | {"auto_scaling": AutoScaling}
+    text = EXCERPT.replace("  max_instances: 20", "  interval: 60\n  scale_cooldown_seconds: 90")
+    options = read(tmp_path, text, loops).stanzas["auto_scaling"].options
+    assert (options.scale_up_cooldown, options.scale_down_cooldown) == (90, 90)
+    (problem,) = problems(tmp_path, text.replace("_seconds: 90", "_seconds: long"), loops)
+    assert problem.key == "auto_scaling.scale_cooldown_seconds"
+    (problem,) = problems(tmp_path, text.replace("  interval: 60", "  interval: 60\n  scale_up_cooldown: 5"), loops)
+    assert problem.message == "means the same as 'scale_up_cooldown', which is given too"
 
 
 @needs_ringrift
