@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
     from fleet.nodes import NodeRegistry
     from fleet.notices import Notices
     from fleet.options import FleetOptions
+    from fleet.tailnet_attempt import TailnetWatch
+
+
+def _unreachable(node_id: str, task: str, _arguments: Mapping[str, Any]) -> None:
+    raise RuntimeError(f"this process can send no {task} to {node_id}")
 
 
 @dataclass(frozen=True)
@@ -26,3 +32,7 @@ class Fleet:
     notices: Notices
     node_id: str
     data: Path
+    #: Ask a node's agent for a node task by name: node id, name, arguments. Raises what the broker's client raises.
+    ask: Callable[[str, str, Mapping[str, Any]], None] = _unreachable
+    #: This node's tailnet, in its agent.
+    tailnet: TailnetWatch | None = None

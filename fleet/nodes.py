@@ -17,15 +17,15 @@ from pydantic_core import from_json  # thrice as fast as json, and histories are
 from redis import Redis
 
 from fleet.fence import UNFENCED, Fence, FenceRefused, script
-from fleet.jobs import COUNTS
+from fleet.job_keys import COUNTS
 
 NODES = "{backbeat}:nodes"  # sorted set: node id -> last_seen, ms of Redis time
 NODE = "{backbeat}:node:"  # + node id: hash, role or mark -> JSON; `role:at` (ms) and `role:owner` beside a role
 TOTALS = "{backbeat}:totals"  # stream: what the nodes and the queue amounted to, a row a cycle of health_aggregation
 
 ROLES = ("agent", "jobs")
-#: What others say of a node: health_aggregation, idle_detection, whoever drains it, ip_discovery.
-MARKS = ("health", "idle", "drain", "address")
+#: What others say of a node: health_aggregation, idle_detection, whoever drains it, ip_discovery, tailscale_recovery.
+MARKS = ("health", "idle", "drain", "address", "tailnet")
 #: Seconds between two heartbeats of a process.
 HEARTBEAT = 5.0
 #: Seconds without a heartbeat after which a process counts as silent: another may then take its role.
@@ -121,6 +121,8 @@ class Node:
             "clock_offset": agent.get("clock_offset"),
             "idle_since": self.marks.get("idle", {}).get("since"),
             "draining": self.marks.get("drain"),
+            "tailnet": agent.get("tailnet"),
+            "tailnet_recovery": self.marks.get("tailnet"),
             "last_seen": self.last_seen,
         }
 

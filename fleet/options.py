@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from fleet.configs import BoardConfig
 from fleet.inventory import Inventory
 from fleet.kinds import OPENSPIEL_KINDS, JobKind
+from fleet.tailscale import TailnetOptions
 
 
 def _board(name: str) -> str:
@@ -70,6 +71,7 @@ class FleetOptions(BaseModel):
         default=Inventory(), description="nodes known beforehand", json_schema_extra={"in_file": True}
     )
     public_address: PublicAddress = PublicAddress()
+    tailnet: TailnetOptions = TailnetOptions()
 
     def elo_target(self, config: str) -> EloTarget:
         """What is said of one configuration; nothing, when it is not named."""

@@ -28,15 +28,17 @@ from fleet.providers.command import CommandOptions
 from fleet.providers.docker import DockerOptions
 from fleet.providers.local import LocalOptions
 from fleet.providers.simulated import SimulatedOptions
+from fleet.tailscale import SshOptions, TailnetOptions
 from schedules.backoff import Backoff
 from schedules.plan import Cadence, load
 from tasks.auto_scaling import Options as Scaling
 from tasks.health_aggregation import Options as Health
 from tasks.idle_detection import Options as Idleness
 from tasks.ip_discovery import Options as Discovery
-from tasks.loop import Tick, discover, loop
 from tasks.job_reaper import Options as Reaper
+from tasks.loop import Tick, discover, loop
 from tasks.queue_populator import Options as Populator
+from tasks.tailscale_recovery import Options as Recovery
 from workers.app import Backbeat, configure
 from workers.cli import backbeat
 from workers.manager import LoopManager
@@ -171,15 +173,18 @@ def test_every_argument_of_the_decorator_and_field_of_a_tick_is_listed() -> None
         ("Options of ip_discovery", Discovery, {}, set()),
         ("Inventory", StaticNode, {}, {"host", "tailscale_ip", "public_ip", "ssh_user", "ssh_key"}),
         ("Public address", PublicAddress, {}, set()),
+        ("Options of job_reaper", Reaper, {}, set()),
         ("Options of auto_scaling", Scaling, {}, {"local", "docker", "command", "simulated"}),
         ("Local nodes", LocalOptions, {}, {"commands"}),
-        ("Options of job_reaper", Reaper, {}, set()),
         ("Containers", DockerOptions, {}, {"commands"}),
         ("Commands", CommandOptions, {}, set()),
         ("A rehearsal", SimulatedOptions, {}, set()),
         ("Kinds of jobs", JobKind, {"command": ["true"]}, {"command"}),
         ("Elo targets", EloTarget, {}, {"target_elo", "min_games_for_training"}),
         ("Notify", Notify, {}, set()),
+        ("Options of tailscale_recovery", Recovery, {}, set()),
+        ("Tailnet", TailnetOptions, {}, {"auth_key_file", "ssh"}),
+        ("SSH", SshOptions, {"known_hosts": "known_hosts"}, {"known_hosts", "user", "key"}),
     ],
 )
 def test_tables_of_options_are_complete_and_their_defaults_true(

@@ -15,6 +15,7 @@ from celery.signals import worker_shutting_down
 
 from fleet.meter import Meter
 from workers.lease import LeaderLease
+from workers.membership import Membership
 from workers.presence import Presence
 from workers.settings import connect
 from workers.vitals import Vitals
@@ -40,6 +41,7 @@ class AgentStep(bootsteps.StartStopStep):
         self.presence: Presence | None = None
         self.vitals: Vitals | None = None
         self.whereabouts: Whereabouts | None = None
+        self.membership: Membership | None = None
 
     def include_if(self, consumer: Any) -> bool:
         return LOOPS_QUEUE in consumer.app.amqp.queues.consume_from
@@ -63,13 +65,15 @@ class AgentStep(bootsteps.StartStopStep):
             log.warning("no data directory: %s", error)
         vitals = Vitals(nodes, settings.node_id, Meter(settings.data))
         whereabouts = Whereabouts(vitals, settings, self.backbeat.fleet.options.public_address)
-        presence = Presence(nodes, settings.node_id, "agent", whereabouts)
+        membership = Membership(whereabouts, self.backbeat.tailnet)
+        presence = Presence(nodes, settings.node_id, "agent", membership)
         presence.take()
-        self.presence, self.vitals, self.whereabouts = presence, vitals, whereabouts
+        self.presence, self.vitals, self.whereabouts, self.membership = presence, vitals, whereabouts, membership
         worker_shutting_down.connect(self._resign, weak=False)
         presence.start()
         vitals.start(presence.nudge)
         whereabouts.start(presence.nudge)
+        membership.start(presence.nudge)
 
     def _compete(self, consumer: Any) -> None:
         self.lease = LeaderLease(
@@ -101,6 +105,8 @@ class AgentStep(bootsteps.StartStopStep):
 
     def shutdown(self, _consumer: Any) -> None:
         """The worker ends (not on a reconnect)."""
+        if self.membership is not None:
+            self.membership.stop()
         if self.whereabouts is not None:
             self.whereabouts.stop()
         if self.vitals is not None:

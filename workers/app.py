@@ -23,19 +23,26 @@ from fleet.jobs import QUEUE, JobQueue
 from fleet.nodes import NodeRegistry
 from fleet.notices import Notices
 from fleet.options import FleetOptions
+from fleet.tailnet_attempt import TailnetWatch
+from fleet.tailscale import LocalShell, Tailscale
 from schedules.plan import Plan, PlanError, load
 from tasks.loop import Loop, discover
+from tasks.node import NodeTask, discover_node_tasks, serve
 from workers import transport
 from workers.agent import LEADER_QUEUE, LOOPS_QUEUE, AgentStep
 from workers.jobs import RUN_JOB, JobsStep
 from workers.lease import LeaderLease
 from workers.ledger import Ledger, Scheduled
+from workers.membership import has_tailnet
 from workers.runner import RunFailed, Runner
 from workers.settings import Settings, SettingsError, connect
 from workers.timetable import Timetable
 
 log = logging.getLogger("backbeat.app")
 
+
+#: Before the name of a node task, and before the id that names a node's queue.
+NODE = "node."
 
 CELERY_SERVERS = {"CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL"}
 
@@ -56,6 +63,10 @@ class Backbeat:
             interval=options.notify.interval,
             group_for=options.notify.group_for,
         )
+        if settings.auth_key_file is not None:
+            own = options.tailnet.model_copy(update={"auth_key_file": settings.auth_key_file})
+            options = options.model_copy(update={"tailnet": own})
+        self.tailnet = TailnetWatch(Tailscale(options.tailnet, LocalShell()), lambda: has_tailnet(options.tailnet))
         self.fleet = Fleet(
             redis=self.redis,
             options=options,
@@ -64,6 +75,8 @@ class Backbeat:
             notices=notices,
             node_id=settings.node_id,
             data=settings.data,
+            ask=lambda node_id, name, arguments: send_to_node(celery, node_id, name, arguments, None),
+            tailnet=self.tailnet,
         )
         self.runner = Runner(self.ledger, self.fleet, loops, plan.stanzas, owner=self._owner)
         #: Set by the jobs worker's boot step: serve one wake-up, and say what came of it.
@@ -169,6 +182,8 @@ def create_app(settings: Settings, loops: Mapping[str, Loop] | None = None) -> C
     for name in plan.stanzas:
         _register_loop(celery, declared[name])
     celery.task(name=RUN_JOB, bind=True, shared=False)(_run_job)
+    for task in discover_node_tasks().values():
+        _register_node_task(celery, task)
     # a cached property of Celery's: what `celery worker` makes
     celery.Worker = celery.subclass_with_self("workers.consumer:Worker")
     celery.steps["consumer"].add(AgentStep)
@@ -193,6 +208,13 @@ def _register_loop(celery: Celery, loop: Loop) -> None:
     celery.task(name=f"loops.{loop.name}", bind=True, max_retries=None, shared=False)(run)
 
 
+def _register_node_task(celery: Celery, task: NodeTask) -> None:
+    def run(bound: Any, arguments: Any, reply: Any = None) -> str:
+        return serve(bound.app.backbeat.fleet, task, arguments, reply)
+
+    celery.task(name=f"{NODE}{task.name}", bind=True, shared=False)(run)
+
+
 def _run_job(task: Any, *_args: Any, **_kwargs: Any) -> str:
     """A wake-up: claim the best job for this node and run it."""
     serve = task.app.backbeat.claim_and_run
@@ -204,6 +226,11 @@ def _run_job(task: Any, *_args: Any, **_kwargs: Any) -> str:
 def send_run(url: str, name: str, queue: str, call: str) -> None:
     """Publish a manual run of a loop under the id `call`. Raises what kombu raises when the broker is away."""
     configure(Settings(redis_url=url)).send_task(f"loops.{name}", (), task_id=call, queue=queue, retry=False)
+
+
+def send_to_node(celery: Celery, node_id: str, name: str, arguments: Mapping[str, Any], reply: str | None) -> None:
+    """Publish a node task for one node's agent; its answer goes under the token `reply`. Raises as `send_run`."""
+    celery.send_task(NODE + name, (dict(arguments), reply), queue=NODE + node_id, retry=False)
 
 
 def __getattr__(name: str) -> Any:

@@ -107,3 +107,14 @@ class TestDrain:
         assert node["draining"]["reason"] == ""
         (node,) = json.loads(cli("nodes", "undrain", "n1", "--json").stdout)
         assert node["draining"] is None
+
+
+class TestReset:
+    def test_gives_nodes_all_their_attempts_again(self, cli: Cli, registry: NodeRegistry) -> None:
+        at = registry.all()[0].last_seen
+        given_up = {"since": at - 900, "state": "Stopped", "attempts": 3, "gave_up_at": at, "error": "up: no route"}
+        registry.mark({"n1": {"tailnet": given_up}, "n2": {"tailnet": given_up}})
+        shown = cli("nodes", "show", "n1").stdout
+        assert re.search(r"^tailnet +Stopped for 15m, 3 attempts, given up, up: no route *$", shown, re.MULTILINE)
+        cli("nodes", "reset", "n1")
+        assert {node.node_id: "tailnet" in node.marks for node in registry.all()} == {"n1": False, "n2": True}
