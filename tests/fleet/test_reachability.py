@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -261,6 +262,14 @@ def test_a_node_that_no_longer_names_its_address_is_news() -> None:
     nodes[3] = node("n3", mark=marked("10.0.0.99", checked_at=NOW))
     assert [each.node_id for each in due(nodes, Options(max_nodes_per_cycle=2), NOW)] == ["n3", "n0"]
     nodes[3] = node("n3", mark=marked("10.0.0.99", "dns", checked_at=NOW))
+    assert [each.node_id for each in due(nodes, Options(max_nodes_per_cycle=2), NOW)] == ["n0", "n1"]
+
+
+def test_a_node_whose_tailnet_was_given_up_is_news_until_it_was_checked() -> None:
+    nodes = [node(f"n{n}", mark=marked(LAN, checked_at=NOW - 100 + n)) for n in range(4)]
+    nodes[3] = replace(nodes[3], marks={**nodes[3].marks, "tailnet": {"gave_up_at": NOW - 50}})
+    assert [each.node_id for each in due(nodes, Options(max_nodes_per_cycle=2), NOW)] == ["n3", "n0"]
+    nodes[3] = replace(nodes[3], marks={"address": marked(LAN), "tailnet": {"gave_up_at": NOW - 50}})
     assert [each.node_id for each in due(nodes, Options(max_nodes_per_cycle=2), NOW)] == ["n0", "n1"]
 
 
