@@ -41,6 +41,7 @@ bench: $(STAMP) ## print the benchmarks' ratios (several minutes)
 	$(BIN)/python benchmarks/reaper.py
 	$(BIN)/python benchmarks/node_curve.py
 	$(BIN)/python benchmarks/discovery_curve.py
+	$(BIN)/python benchmarks/node_commands.py
 	$(BIN)/python benchmarks/footprint.py
 
 lock: $(STAMP) ## resolve requirements.lock again

@@ -1,11 +1,9 @@
-"""What this machine's GPUs do, asked of the driver's own library (NVML)."""
+"""What this machine's GPUs do, asked of the driver's own library (NVML). Only agents load its binding."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from typing import Any
-
-import pynvml
 
 from fleet.absences import Absences
 
@@ -23,6 +21,8 @@ class Gpus:
         A machine without the library has none. A GPU that does not answer is left out, and so is a fact
         that a GPU has no way to tell. Raises NVMLError when the library itself does not answer.
         """
+        import pynvml
+
         if not self._open:
             try:
                 pynvml.nvmlInit()
@@ -44,6 +44,8 @@ class Gpus:
 
 
 def _gpu(index: int) -> dict[str, Any]:
+    import pynvml
+
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
     facts: dict[str, Any] = {"name": pynvml.nvmlDeviceGetName(handle)}
     with suppress(pynvml.NVMLError_NotSupported):

@@ -174,7 +174,7 @@ class LeaderLease:
 
     def _listen(self) -> None:
         if self._ear is None:
-            self._ear = self._redis.pubsub()
+            self._ear = self._redis.pubsub()  # type: ignore[no-untyped-call]
             self._ear.subscribe(keys.LEADER)
             self._ear.get_message(timeout=self._timing.retry_period)  # the server's word that it has subscribed
 

@@ -260,11 +260,12 @@ def test_who_finds_its_role_taken_gives_up_everything_and_ends(
             nodes.heartbeat("n1", "agent", {}, owner="a third")
         presence.nudge()
         until(lambda: state.should_stop == 1)
+        presence.nudge()
+        assert not threading.Event().wait(0.2)
     finally:
         worker_shutting_down.disconnect(shutting_down)
     assert signals == [("Warm", 1)]
-    assert "taken by pid 7 on h" in caplog.text
-    presence.nudge()
+    assert caplog.text.count("taken by pid 7 on h") == 1
     presence.leave()
     assert node(nodes).roles["agent"]["pid"] == 7
 
