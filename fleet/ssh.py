@@ -11,14 +11,16 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-
-import asyncssh
+from typing import TYPE_CHECKING
 
 from fleet.addresses import TAILNETS
 from fleet.inventory import StaticNode, is_address
 from fleet.nodes import Node
 from fleet.tailnet import LIMIT
 from fleet.tailscale import ERROR_LIMIT, Printed, SshOptions, TailscaleError
+
+if TYPE_CHECKING:  # it takes 16 MiB and 0.2 s, which only a leader with lost nodes pays
+    import asyncssh
 
 #: Seconds that a connection gets to be closed in order.
 CLOSED_WITHIN = 2.0
@@ -47,6 +49,8 @@ class SshShell:
 
     async def run(self, argv: Sequence[str], seconds: float, stdin: bytes = b"") -> Printed:
         """See `Shell`. A program that does not end in time is not waited for."""
+        import asyncssh
+
         words = wrapped(argv, seconds, piped=bool(stdin))
         try:
             async with asyncio.timeout(seconds):
@@ -116,6 +120,9 @@ async def connected(target: Target) -> AsyncIterator[SshShell]:
 
 
 async def _connect(target: Target, address: str) -> asyncssh.SSHClientConnection:
+    import asyncssh
+
+    asyncssh.set_log_level("WARNING")  # it tells of every step of every connection
     try:
         async with asyncio.timeout(target.connect_within):
             return await asyncssh.connect(

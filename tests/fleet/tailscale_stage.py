@@ -50,7 +50,7 @@ key, seen = "", []
 for word in words:
     if word.startswith("--auth-key=file:"):
         key = open(word.removeprefix("--auth-key=file:")).read().strip()
-        for pid in filter(str.isdigit, os.listdir("/proc")):
+        for pid in filter(str.isdigit, os.listdir("/proc") if os.path.isdir("/proc") else ()):
             for name in ("cmdline", "environ"):
                 try: text = open(f"/proc/{{pid}}/{{name}}", "rb").read()
                 except OSError: continue
