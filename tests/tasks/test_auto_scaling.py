@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from pydantic import ValidationError
 from redis import Redis
 
@@ -17,8 +19,9 @@ from fleet.jobs import JobQueue, JobSpec
 from fleet.nodes import NodeRegistry
 from fleet.notices import Notices
 from fleet.options import FleetOptions
+from fleet.providers.command import Command, CommandOptions
 from fleet.providers.local import Local
-from fleet.providers.port import ProviderError, ProviderSilent
+from fleet.providers.port import Instance, ProviderError, ProviderSilent
 from fleet.providers.simulated import Simulated
 from fleet.scale_snapshot import LOOP, Awaited
 from fleet.scale_state import SCALING, ScaleState
@@ -280,6 +283,17 @@ def test_local_nodes_are_kept_where_the_environment_says(cluster: Cluster, tmp_p
 def test_a_mistake_in_the_options_is_named(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         Options.model_validate(given)
+
+
+def test_the_examples_of_providers_are_stanzas() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text()
+    examples = [yaml.safe_load(block)["auto_scaling"] for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
+    for example in examples:
+        del example["interval"]
+    assert [Options.model_validate(example).provider for example in examples] == ["docker", "command", "command"]
+    (listing,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    provider = Command(CommandOptions(list=("printf", "%s", listing.replace("{", "{{").replace("}", "}}"))))
+    assert provider.instances() == [Instance("auto-17-1", "running", 0.31, "running")]
 
 
 def test_it_is_declared_for_the_leader_only() -> None:
