@@ -25,7 +25,7 @@ HELD = "{backbeat}:notices:of:"  # + title: hash, what is held back of it and wh
 TITLES, OTHER = 100, "Other notices"
 #: Of one message: lines it lists, and the characters of one.
 LINES, LINE_LIMIT = 20, 500
-#: Seconds for which a group is its sender's, and for which the fleet remembers a title.
+#: Seconds for which a group is its sender's, and for which a title is remembered.
 LEASE, LIFE = 120.0, 86_400.0
 #: Seconds until a message that nobody took is tried again, when `interval` is shorter.
 RETRY = 60.0
@@ -114,7 +114,7 @@ class OwnGroups:
             self._titles = {
                 name: each
                 for name, each in self._titles.items()
-                if each.due < math.inf or now - each.tried_at < self._interval
+                if each.due < math.inf or now - each.tried_at < LIFE
             }
 
 
