@@ -24,6 +24,7 @@ from dataclasses import dataclass
 
 from redis import Redis, RedisError
 from redis.client import PubSub
+from redis.exceptions import NoPermissionError
 
 from workers import keys
 from workers.ledger import lua
@@ -83,6 +84,7 @@ class LeaderLease:
         self._fence = 0
         self._was_valid = False
         self._ear: PubSub | None = None
+        self._may_listen = True
         self._halt = threading.Event()
         self._rests_until = 0.0
         self._thread = threading.Thread(target=self._compete, name="leader-lease", daemon=True)
@@ -173,10 +175,21 @@ class LeaderLease:
         return left if 0 < left <= self._timing.ttl else 0.0
 
     def _listen(self) -> None:
-        if self._ear is None:
-            self._ear = self._redis.pubsub()  # type: ignore[no-untyped-call]
+        """Unless it leads itself: then a renewal is not to wait for this."""
+        if self._ear is not None or not self._may_listen or self._trusted_until > boottime():
+            return
+        self._ear = self._redis.pubsub()  # type: ignore[no-untyped-call]
+        try:
             self._ear.subscribe(keys.LEADER)
             self._ear.get_message(timeout=self._timing.retry_period)  # the server's word that it has subscribed
+        except NoPermissionError:
+            log.warning(
+                "this user of the server may not listen on %s, so the lease is looked at every %g s; to allow it: "
+                "ACL SETUSER <user> &%s",
+                *(keys.LEADER, self._timing.retry_period, keys.LEADER),
+            )
+            self._hang_up()
+            self._may_listen = False
 
     def _hang_up(self) -> None:
         if self._ear is not None:

@@ -248,3 +248,26 @@ def test_a_lease_whose_grant_got_lost_on_the_way_is_found_to_be_ones_own(
     monkeypatch.setattr(LeaderLease, "try_once", grant)
     await_leading(compete("n1", timing=LONG))
     assert lost == [True]
+
+
+def test_a_user_who_may_not_listen_leads_and_hands_over_all_the_same(
+    client: Redis, session_server: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    client.execute_command("ACL", "SETUSER", "deaf", "on", ">secret", "~*", "resetchannels", "+@all")
+    try:
+        deaf = connect(session_server.url.replace("//", "//deaf:secret@"))
+        first, second = LeaderLease(deaf, "n1", timing=LONG), LeaderLease(deaf, "n2", timing=LONG)
+        first.start()
+        await_leading(first)
+        second.start()
+        first.stop()
+        await_leading(second)
+        second.stop()
+        assert not client.exists(keys.LEADER)
+        deaf.close()
+    finally:
+        client.execute_command("ACL", "DELUSER", "deaf")
+    assert [each.getMessage() for each in caplog.records if each.levelname == "WARNING"] == [
+        f"this user of the server may not listen on {keys.LEADER}, so the lease is looked at every 0.05 s; "
+        f"to allow it: ACL SETUSER <user> &{keys.LEADER}"
+    ] * 2
