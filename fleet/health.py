@@ -69,7 +69,7 @@ def judge(
         status = "suspect" if silent or over else "healthy"
     return {
         "status": status,
-        "since": before["since"] if before.get("status") == status else now,
+        "since": before.get("since", now) if before.get("status") == status else now,
         "at": now,
         "reasons": [
             *(_silence(node, role) for role in silent),

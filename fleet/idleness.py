@@ -67,7 +67,7 @@ def decide(nodes: Iterable[Node], policy: Policy, now: float) -> Report:
         if node.node_id not in flagged:
             if before is not None:
                 changes[node.node_id] = {"idle": None}
-        elif before is None or before["since"] != idle[node.node_id]:
+        elif before is None or before.get("since") != idle[node.node_id]:
             why = f"{'GPU' if _has_gpu(node) else 'CPU'} below {policy.idle_threshold:g} % and no job"
             changes[node.node_id] = {"idle": {"since": idle[node.node_id], "at": now, "why": why}}
     return Report(changes, len(live), len(idle), len(flagged))

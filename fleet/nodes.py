@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
-from pydantic_core import from_json  # thrice as fast as json, and histories are long
 from redis import Redis
 
 from fleet.fence import UNFENCED, Fence, FenceRefused, script
 from fleet.job_keys import COUNTS
+from fleet.node_record import read_instant, read_object, read_rows
 
 NODES = "{backbeat}:nodes"  # sorted set: node id -> last_seen, ms of Redis time
 NODE = "{backbeat}:node:"  # + node id: hash, role or mark -> JSON; `role:at` (ms) and `role:owner` beside a role
@@ -50,7 +50,8 @@ class Node:
     """One node. Instants are seconds since the epoch on Redis time.
 
     `last_seen` is the last heartbeat of any role, `heard` that of each; `roles` holds the facts each
-    role's process reports, `marks` what others say; `history` is read only when asked for.
+    role's process reports, `marks` what others say; `history` is read only when asked for. `unread` names
+    the parts of all this that have another form than they should.
     """
 
     node_id: str
@@ -59,6 +60,7 @@ class Node:
     heard: Mapping[str, float] = field(default_factory=dict)
     marks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     history: Sequence[Sequence[float | None]] = ()
+    unread: Sequence[str] = ()
 
     @property
     def host(self) -> str:
@@ -98,6 +100,12 @@ class Node:
             judged = "healthy"
         return "suspect" if judged == "healthy" and not self.is_live(now) else judged
 
+    @property
+    def reasons(self) -> list[str]:
+        """Why it stands as it does."""
+        judged: Sequence[str] = self.marks.get("health", {}).get("reasons", ())
+        return [*judged, *(f"the registry holds no sound {part} of it" for part in self.unread)]
+
     def document(self, now: float) -> dict[str, Any]:
         """The node as `status --json` and `nodes --json` show it."""
         agent, jobs = self.roles.get("agent", {}), self.roles.get("jobs", {})
@@ -106,7 +114,7 @@ class Node:
             "host": self.host,
             "status": self.status(now),
             "live": self.is_live(now),
-            "reasons": self.marks.get("health", {}).get("reasons", []),
+            "reasons": self.reasons,
             "agent_pid": agent.get("pid"),
             "jobs_pid": jobs.get("pid"),
             "slots": jobs.get("slots", 0),
@@ -215,9 +223,7 @@ class NodeRegistry:
 
     def history(self, node_id: str) -> Sequence[Sequence[float | None]]:
         """A node's own history, as its agent kept it."""
-        found: Any = self._redis.hget(NODE + node_id, "history")
-        rows: Sequence[Sequence[float | None]] = json.loads(found) if found else ()
-        return rows
+        return read_rows(self._redis.hget(NODE + node_id, "history"))
 
 
 #: Defines `read_nodes(nodes key, words)` for the scripts that read the registry; words: `read_arguments()`.
@@ -234,12 +240,19 @@ def decode_nodes(rows: list[Any], *, history: bool = False) -> list[Node]:
     nodes = []
     for node_id, last_seen, values in rows:
         fields = dict(zip((*_FIELDS, "history") if history else _FIELDS, values, strict=True))
-        roles = {role: from_json(fields[role]) for role in ROLES if fields[role]}
-        heard = {role: float(fields[f"{role}:at"]) / 1000 for role in roles}
-        marks = {mark: from_json(fields[mark]) for mark in MARKS if fields[mark]}
-        kept = from_json(fields["history"]) if history and fields["history"] else ()
-        nodes.append(Node(_text(node_id), float(last_seen) / 1000, roles, heard, marks, kept))
+        nodes.append(_node(_text(node_id), float(last_seen) / 1000, fields))
     return sorted(nodes, key=lambda node: node.node_id)
+
+
+def _node(node_id: str, last_seen: float, fields: Mapping[str, Any]) -> Node:
+    unread: list[str] = []
+    said = {name: read_object(fields[name], name, unread) for name in (*ROLES, *MARKS) if fields[name]}
+    heard = {role: read_instant(fields[f"{role}:at"]) for role in ROLES if said.get(role) is not None}
+    unread += [f"{role}:at" for role, at in heard.items() if at is None]
+    known = {role: at for role, at in heard.items() if at is not None}
+    roles = {role: facts for role in known if (facts := said[role]) is not None}
+    marks = {mark: value for mark in MARKS if (value := said.get(mark)) is not None}
+    return Node(node_id, last_seen, roles, known, marks, read_rows(fields.get("history")), tuple(unread))
 
 
 def _ms(now: float | None) -> str:

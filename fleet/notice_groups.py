@@ -112,9 +112,7 @@ class OwnGroups:
             else:
                 held.due = held.tried_at + _again(self._interval, delivered)
             self._titles = {
-                name: each
-                for name, each in self._titles.items()
-                if each.due < math.inf or now - each.tried_at < LIFE
+                name: each for name, each in self._titles.items() if each.due < math.inf or now - each.tried_at < LIFE
             }
 
 

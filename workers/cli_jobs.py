@@ -254,7 +254,7 @@ def _standing(cluster: Cluster, job: Job) -> str:
         agent = (
             f"its agent was last heard {ago(node.heard['agent'], now)}" if "agent" in node.roles else "it has no agent"
         )
-        said = [f"it is {node.status(now)}", *node.marks.get("health", {}).get("reasons", ()), agent]
+        said = [f"it is {node.status(now)}", *node.reasons, agent]
     error = f"\nThe last error, as the registry has it: {job.error}" if job.error else ""
     return printable("; ".join(said) + error)
 

@@ -1,0 +1,111 @@
+"""What the registry has of a node, as far as it can be read: other machines wrote it, perhaps with another version.
+
+What has another form than it should is left out, as if it had never been said, and named: nothing that one
+node's record holds may keep the loops from all the others, or an operator from seeing them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pydantic_core import from_json  # thrice as fast as json, and histories are long
+
+Form = Callable[[Any], bool]
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _list_of(form: Form) -> Form:
+    return lambda value: isinstance(value, list) and all(map(form, value))
+
+
+def _object_of(form: Form) -> Form:
+    return lambda value: isinstance(value, dict) and all(map(form, value.values()))
+
+
+def _is_status(value: Any) -> bool:
+    return value in ("healthy", "suspect", "unhealthy", "lost")
+
+
+def _is_gpu(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        _is_number(value[name]) for name in ("utilization", "memory", "memory_total") if name in value
+    )
+
+
+_INSTANT = dict.fromkeys(("since", "at", "last_job_at", "checked_at", "gave_up_at"), _is_number)
+#: By name, what is read of a role's facts and of marks.
+_FORMS: Mapping[str, Form] = {
+    **_INSTANT,
+    "host": _is_text,
+    "version": _is_text,
+    "versions": _is_object,
+    "clock_offset": _is_number,
+    "metrics": _is_object,
+    "addresses": _object_of(_list_of(_is_text)),
+    "tailnet": _is_object,
+    "slots": lambda value: type(value) is int and value >= 0,
+    "capabilities": _list_of(_is_text),
+    "running": _list_of(_is_text),
+    "status": _is_status,
+    "reasons": _list_of(_is_text),
+    "silent": _list_of(_is_text),
+    "over": _object_of(_is_number),
+}
+_METRICS: Mapping[str, Form] = {
+    **dict.fromkeys(("cpu", "memory", "memory_total", "disk", "disk_free", "cores"), _is_number),
+    "load": _list_of(_is_number),
+    "gpus": _list_of(_is_gpu),
+}
+
+
+def read_object(text: Any, name: str, unread: list[str]) -> dict[str, Any] | None:
+    """A role's facts, or a mark; None when it is none. What is left out is added to `unread`."""
+    value = _parsed(text)
+    if not isinstance(value, dict):
+        unread.append(name)
+        return None
+    known = _kept(value, _FORMS, name, unread)
+    if "metrics" in known:
+        known["metrics"] = _kept(known["metrics"], _METRICS, f"{name}.metrics", unread)
+    return known
+
+
+def read_instant(text: Any) -> float | None:
+    """Seconds, of milliseconds; None when it is no number."""
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        return None
+    return value / 1000 if math.isfinite(value) else None
+
+
+def read_rows(text: Any) -> Sequence[Any]:
+    """A history, whose rows are for `Minute.rows` to judge; nothing when it is none."""
+    value = _parsed(text)
+    return value if isinstance(value, list) else ()
+
+
+def _parsed(text: Any) -> Any:
+    try:
+        return from_json(text)
+    except (ValueError, TypeError):
+        return None
+
+
+def _kept(value: Mapping[str, Any], forms: Mapping[str, Form], name: str, unread: list[str]) -> dict[str, Any]:
+    wrong = [part for part, form in forms.items() if part in value and not form(value[part])]
+    unread += [f"{name}.{part}" for part in wrong]
+    return {part: each for part, each in value.items() if part not in wrong} if wrong else dict(value)

@@ -1,0 +1,90 @@
+"""What stands in the registry was written by other machines, perhaps by another version: it is read with care."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from redis import Redis
+
+from fleet import health, idleness, reaping
+from fleet.nodes import MARKS, NODE, NODES, ROLES, NodeRegistry, decode_nodes
+from fleet.scale_snapshot import Member
+from tasks.health_aggregation import Options as HealthOptions
+from tasks.idle_detection import Options as IdleOptions
+from tasks.job_reaper import Options as ReaperOptions
+
+NOW = 1_800_000_000.0
+NAMES = (
+    *("host", "pid", "slots", "capabilities", "running", "last_job_at", "version", "clock_offset", "addresses"),
+    *("metrics", "tailnet", "status", "since", "at", "reasons", "silent", "over", "why", "by", "reason"),
+)
+METRICS = ("cpu", "memory", "memory_total", "disk", "disk_free", "cores", "load", "gpus")
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 10**13) | st.floats() | st.sampled_from(["", "lost", "healthy", "n1"]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["utilization", "disk", "x"]), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+records = st.dictionaries(st.sampled_from(NAMES), anything) | st.fixed_dictionaries(
+    {"metrics": st.dictionaries(st.sampled_from(METRICS), anything)}
+)
+texts = st.sampled_from(["", "garbage", "[", "null"]) | (records | anything).map(json.dumps)
+instants = st.none() | st.sampled_from(["", "x", "nan", str(NOW * 1000), str(NOW * 1000 - 60_000)])
+
+
+def row(node_id: str, said: dict[str, Any]) -> list[Any]:
+    words = [said.get(name) for role in ROLES for name in (role, f"{role}:at")] + [said.get(mark) for mark in MARKS]
+    return [node_id, str(NOW * 1000), [*words, said.get("history")]]
+
+
+@given(
+    said=st.fixed_dictionaries(
+        dict.fromkeys((*ROLES, "health", "idle", "drain", "history"), texts)
+        | {f"{role}:at": instants for role in ROLES}
+    )
+)
+def test_whatever_one_node_says_the_loops_go_on_with_the_others(said: dict[str, Any]) -> None:
+    fine = {"agent": '{"host": "h", "metrics": {"cpu": 1.0}}', "agent:at": str(NOW * 1000)}
+    nodes = decode_nodes([row("evil", said), row("fine", fine)], history=True)
+    judged = health.decide(nodes, HealthOptions(), NOW)
+    assert judged.changes["fine"]["health"]["status"] == "healthy"
+    for each in judged.changes.values():
+        json.dumps(each, allow_nan=False)
+    idleness.decide(nodes, IdleOptions(), NOW)
+    reaping.gone(nodes, ["evil", "fine"], ReaperOptions(), NOW)
+    reaping.idle_slots(nodes, NOW)
+    for node in nodes:
+        Member.of(node, ["cpu"], NOW)
+        json.dumps(node.document(NOW))
+
+
+@pytest.mark.parametrize(
+    ("fields", "unread"),
+    [
+        ({"agent": "garbage", "agent:at": "1"}, ["agent"]),
+        ({"agent": "{}"}, ["agent:at"]),
+        ({"agent": '{"metrics": 5}', "agent:at": "1"}, ["agent.metrics"]),
+        ({"agent": '{"metrics": {"cpu": "hot", "disk": 5}}', "agent:at": "1"}, ["agent.metrics.cpu"]),
+        ({"jobs": '{"running": 5, "slots": "a"}', "jobs:at": "1"}, ["jobs.slots", "jobs.running"]),
+        ({"health": '{"status": "odd", "since": "noon"}'}, ["health.since", "health.status"]),
+    ],
+)
+def test_what_cannot_be_read_is_left_out_and_named(redis: Redis, fields: dict[str, str], unread: list[str]) -> None:
+    redis.zadd(NODES, {"n1": 1000})
+    redis.hset(NODE + "n1", mapping=dict(fields))
+    [node] = NodeRegistry(redis).all()
+    assert node.unread == tuple(unread)
+    assert node.document(1.0)["reasons"] == [f"the registry holds no sound {part} of it" for part in unread]
+    assert node.metrics.get("disk", 5) == 5
+
+
+def test_a_history_that_cannot_be_read_is_none(redis: Redis) -> None:
+    redis.hset(NODE + "n1", "history", "garbage")
+    assert list(NodeRegistry(redis).history("n1")) == []
+    assert list(NodeRegistry(redis).history("n2")) == []
