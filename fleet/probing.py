@@ -95,7 +95,7 @@ def judge(question: bytes, answer: bytes, node_id: str, key: str) -> Answer:
         return Answer(MALFORMED)
     if told["node_id"] != node_id:
         return Answer(WRONG_NODE, "another node answers")
-    if not hmac.compare_digest(told["proof"].encode(), _proof(question, node_id, key).encode()):
+    if not hmac.compare_digest(told["proof"].encode(errors="replace"), _proof(question, node_id, key).encode()):
         return Answer(WRONG_NODE, "it does not know the key")
     return Answer(ANSWERED)
 
@@ -124,4 +124,4 @@ async def probe(address: str, responder: Responder, node_id: str, timeout: float
 
 
 def _proof(question: bytes, node_id: str, key: str) -> str:
-    return hmac.new(key.encode(), question + node_id.encode(), "sha256").hexdigest()
+    return hmac.new(key.encode(errors="replace"), question + node_id.encode(), "sha256").hexdigest()

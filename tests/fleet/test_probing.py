@@ -63,6 +63,11 @@ def test_no_answer_of_a_stranger_is_a_proof(answer: bytes) -> None:
     assert not judge(new_question(), answer, "n1", KEY).is_proof
 
 
+def test_half_of_a_surrogate_pair_is_a_wrong_proof_and_no_error() -> None:
+    assert reasons(new_question(), b'{"node_id": "n1", "proof": "\\ud800"}\n') == "wrong node"
+    assert reasons(new_question(), b'{"node_id": "n1", "proof": "x"}\n', key="\ud800") == "wrong node"
+
+
 @pytest.mark.parametrize(
     "facts",
     [
