@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_address, ip_network
 from socket import AddressFamily
-from typing import Protocol
+from typing import Any, Protocol
 
 import psutil
+
+from fleet.inventory import is_address
 
 #: What tailnets assign: https://tailscale.com/kb/1015/100.x-addresses and their share of IPv6's private space.
 TAILNETS = (ip_network("100.64.0.0/10"), ip_network("fd7a:115c:a1e0::/48"))
@@ -27,6 +29,12 @@ def addresses() -> dict[str, list[str]]:
     """This machine's addresses: `lan` and `tailnet`, of the interfaces that are up. Raises OSError."""
     up = {name for name, stats in psutil.net_if_stats().items() if stats.isup}
     return told_apart({name: found for name, found in psutil.net_if_addrs().items() if name in up})
+
+
+def told(facts: Any, kind: str) -> list[str]:
+    """The addresses of one kind in a heartbeat's `addresses`: from another machine, so anything."""
+    named = facts.get(kind) if isinstance(facts, Mapping) else None
+    return [each for each in named if isinstance(each, str) and is_address(each)] if isinstance(named, list) else []
 
 
 def told_apart(interfaces: Mapping[str, Sequence[Assigned]]) -> dict[str, list[str]]:

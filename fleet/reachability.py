@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from fleet.addresses import TAILNETS
+from fleet.addresses import TAILNETS, told
 from fleet.inventory import StaticNode, is_address, is_host_name
 from fleet.nodes import Node
 from fleet.notices import Notice, listed
@@ -175,11 +175,11 @@ def _notices(
 ) -> Iterator[Notice]:
     """At most one of a title. A first address is no change, and of a node that is silent others tell."""
     moves = {each: marks[each]["changes"][-1] for each in changed}
-    told = [
+    moved = [
         f"{each}: {move['from']} -> {move['to']} ({move['reason']})" for each, move in moves.items() if move["from"]
     ]
-    if told:
-        yield Notice("Address changed", listed(told))
+    if moved:
+        yield Notice("Address changed", listed(moved))
     if cut := [each for each in live if not marks[each]["reachable"] and before[each].get("reachable", True)]:
         yield Notice("Node unreachable", listed([f"{each}: {marks[each]['why']}" for each in cut]), "warning")
     if back := [each for each in live if marks[each]["reachable"] and before[each].get("reachable") is False]:
@@ -235,8 +235,8 @@ def _is_news(node: Node, policy: Policy, now: float) -> bool:
         return True
     if node.marks.get("tailnet", {}).get("gave_up_at", 0.0) > _checked_at(node, now):
         return True  # tailscale_recovery can do no more: a direct address is wanted
-    told = dict(_told(node))
-    return node.is_live(now) and mark["source"] in ("tailnet", "lan") and bool(told) and mark["address"] not in told
+    named = dict(_told(node))
+    return node.is_live(now) and mark["source"] in ("tailnet", "lan") and bool(named) and mark["address"] not in named
 
 
 def _told(node: Node) -> list[tuple[str, str]]:
@@ -245,13 +245,8 @@ def _told(node: Node) -> list[tuple[str, str]]:
     responder = Responder.of(agent.get("probe"))
     if responder is not None and responder.bound:
         return [(_plain(address), _source(address)) for address in responder.bound if is_address(address)]
-    told = agent.get("addresses", {})
-    return [
-        (_plain(address), source)
-        for source in ("tailnet", "public", "lan")
-        for address in told.get(source, ())
-        if isinstance(address, str) and is_address(address)
-    ]
+    named = agent.get("addresses")
+    return [(_plain(address), source) for source in ("tailnet", "public", "lan") for address in told(named, source)]
 
 
 def _known(static: StaticNode | None) -> list[tuple[str, str]]:

@@ -13,11 +13,11 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fleet.addresses import TAILNETS
+from fleet.addresses import TAILNETS, told
 from fleet.inventory import StaticNode, is_address
 from fleet.nodes import Node
 from fleet.tailnet import LIMIT
-from fleet.tailscale import ERROR_LIMIT, Printed, SshOptions, TailscaleError
+from fleet.tailscale import ERROR_LIMIT, Printed, SshOptions, TailscaleError, at_home
 
 if TYPE_CHECKING:  # it takes 16 MiB and 0.2 s, which only a leader with lost nodes pays
     import asyncssh
@@ -79,12 +79,10 @@ def target(node: Node, static: StaticNode | None, options: SshOptions) -> Target
     What the inventory names comes before what the node told of itself. A tailnet's addresses are left out: a
     node that answers there needs no help, and a restart would cut its own connection.
     """
-    told = node.roles.get("agent", {}).get("addresses", {})
-    own = [each for kind in ("lan", "public") for each in told.get(kind, ())]
+    facts = node.roles.get("agent", {}).get("addresses")
+    own = [each for kind in ("lan", "public") for each in told(facts, kind)]
     named = [] if static is None else [static.host, *static.addresses, static.public_ip]
-    addresses = tuple(
-        dict.fromkeys(each for each in [*named, *filter(_is_told, own)] if each and not _in_tailnet(each))
-    )
+    addresses = tuple(dict.fromkeys(each for each in [*named, *own] if each and not _in_tailnet(each)))
     key = options.key if static is None or static.ssh_key is None else Path(static.ssh_key)
     if not addresses or key is None:
         return None
@@ -92,8 +90,8 @@ def target(node: Node, static: StaticNode | None, options: SshOptions) -> Target
         addresses=addresses[:ADDRESSES],
         user=(static.ssh_user if static is not None else None) or options.user or getpass.getuser(),
         port=options.port if static is None else static.ssh_port,
-        key=key,
-        known_hosts=options.known_hosts,
+        key=at_home(key),
+        known_hosts=at_home(options.known_hosts),
         connect_within=options.connect_within,
     )
 
@@ -150,11 +148,6 @@ async def _close(connection: asyncssh.SSHClientConnection) -> None:
             await connection.wait_closed()
     except TimeoutError:  # the other side is silent
         connection.abort()
-
-
-def _is_told(address: object) -> bool:
-    """Whether a node told this as its address: from another machine, so anything."""
-    return isinstance(address, str) and is_address(address)
 
 
 def _in_tailnet(address: str) -> bool:

@@ -184,8 +184,10 @@ def _judge(
         return Mark(told=told), [*back, *warning]
     mark = mark.but(since=now if mark.since is None else min(mark.since, now))
     if tailnet is not None:
-        made = node.roles["agent"]["tailnet"].get("attempt")
-        mark = mark.but(state=tailnet.state, **(_said(made) if mark.attempts else {"error": tailnet.error}))
+        mark = mark.but(
+            state=tailnet.state,
+            **(_said(node.roles["agent"]["tailnet"]) if mark.attempts else {"error": tailnet.error}),
+        )
         if tailnet.state == "NeedsMachineAuth":
             if mark.told == _APPROVE:
                 return mark, []
@@ -218,8 +220,9 @@ def _is_under_way(mark: Mark, policy: Policy, now: float) -> bool:
     return mark.last_attempt_at is not None and 0 <= now - mark.last_attempt_at < STEPS * policy.step_timeout
 
 
-def _said(made: Any) -> dict[str, str]:
+def _said(fact: Any) -> dict[str, str]:
     """What the node's agent says of its last attempt: from another machine, so anything."""
+    made = fact.get("attempt") if isinstance(fact, Mapping) else None
     if not isinstance(made, Mapping):
         return {}
     steps, error = made.get("steps"), made.get("error")
@@ -232,7 +235,7 @@ def _expiry(tailnet: Tailnet, mark: Mark, policy: Policy, now: float) -> tuple[s
     at = tailnet.key_expiry
     if at is None or at - now > policy.warn_before:
         return "", []
-    told = f"key expires {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime(min(at, 253_402_300_799)))}"
+    told = f"key expires {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime(min(max(at, 0.0), 253_402_300_799)))}"
     return told, [] if mark.told == told else [("Tailnet key expires", "warning", f": {told}")]
 
 

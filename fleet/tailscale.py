@@ -32,6 +32,8 @@ STATUS_WITHIN = 5.0
 ERROR_LIMIT = 500
 #: Bytes of an auth key.
 KEY_LIMIT = 1024
+#: Characters of a key's beginning that are too many to be shown.
+PART = 4
 
 _OURS = {"auth-key", "authkey", "force-reauth", "json", "qr", "reset", "timeout"}
 
@@ -77,7 +79,7 @@ class TailnetOptions(BaseModel):
     up_flags: Annotated[tuple[str, ...], AfterValidator(_flags)] = Field(
         default=(), description="all settings of `tailscale up` that differ from its defaults"
     )
-    auth_key_file: Path | None = Field(default=None, description="file with the key for a new login")
+    auth_key_file: Path | None = Field(default=None, repr=False, description="file with the key for a new login")
     ssh: SshOptions | None = Field(default=None, description="absent: lost nodes are left alone")
 
     def is_here(self) -> bool:
@@ -163,21 +165,32 @@ class Tailscale:
             raise TailscaleError(
                 "no auth key: name its file in tailnet.auth_key_file or BACKBEAT_TAILSCALE_AUTH_KEY_FILE"
             )
+        named = without_key(str(file), "")  # the key itself may stand where its file's name should
         try:
-            with file.open("rb") as opened:
+            with at_home(file).open("rb") as opened:
                 text = opened.read(KEY_LIMIT + 1).decode("ascii").strip()
         except (OSError, ValueError) as error:
-            raise TailscaleError(f"the auth key's file {file} cannot be read: {type(error).__name__}") from None
+            raise TailscaleError(f"the auth key's file {named} cannot be read: {type(error).__name__}") from None
         if not re.fullmatch(r"[!-~]+", text) or len(text) > KEY_LIMIT:
             raise TailscaleError(
-                f"the auth key's file {file} holds no key: it wants one word of at most {KEY_LIMIT} bytes"
+                f"the auth key's file {named} holds no key: it wants one word of at most {KEY_LIMIT} bytes"
             )
         return text
 
 
 def without_key(text: str, key: str) -> str:
-    """A program's words fit for logs: without this auth key, or any that looks like one."""
-    return re.sub(r"\btskey-[\w-]+", "tskey-***", text.replace(key, "***") if key else text)
+    """A program's words fit for logs: without this auth key, also where they were cut, or any that looks like one."""
+    whole = text.replace(key, "***") if key else text
+    cut = next((end for end in range(len(key) - 1, PART - 1, -1) if whole.endswith(key[:end])), 0)
+    return re.sub(r"tskey-[\w-]+", "tskey-***", whole[: len(whole) - cut] + "***" if cut else whole)
+
+
+def at_home(path: Path) -> Path:
+    """A configured file; `~` is the home of who runs this process."""
+    try:
+        return path.expanduser()
+    except RuntimeError:  # nobody's home: then there is no such file
+        return path
 
 
 class LocalShell:

@@ -75,6 +75,11 @@ def test_an_address_comes_once_in_one_spelling_and_nonsense_not_at_all() -> None
     assert wanted(told, ("2001:db8::7",)) == ["2001:db8::7"]
 
 
+@pytest.mark.parametrize("named", [None, [], "10.0.0.7", 7, {"lan": None}, {"lan": 7}, {"lan": "10.0.0.7"}])
+def test_addresses_of_another_form_are_none(named: Any) -> None:
+    assert wanted(node(addresses=named)) == []
+
+
 def test_an_agent_bound_to_some_addresses_is_asked_only_there() -> None:
     bound = {"port": 7, "key": "k", "bound": ["127.0.0.1"]}
     assert wanted(node(probe=bound)) == ["127.0.0.1"]

@@ -197,6 +197,22 @@ def test_the_inventory_comes_first_and_the_tailnet_is_left_out() -> None:
     assert (found.user, found.port, found.key) == ("trainer", 2222, Path("k"))
 
 
+def test_a_key_in_somebodys_home_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    static = StaticNode(host="10.0.0.7", ssh_key="~/.ssh/id_cluster")
+    found = target(node(), static, SshOptions(known_hosts=Path("~/known"), user="ops"))
+    assert found is not None
+    assert (found.key, found.known_hosts) == (tmp_path / ".ssh/id_cluster", tmp_path / "known")
+    nobody = target(node(), StaticNode(host="10.0.0.7", ssh_key="~no-such-user/id"), OPTIONS)
+    assert nobody is not None
+    assert nobody.key == Path("~no-such-user/id")  # which is said not to be there
+
+
+@pytest.mark.parametrize("named", [None, "10.0.0.7", {"lan": None}, {"lan": 7}])
+def test_addresses_of_another_form_are_no_way(named: object) -> None:
+    assert target(Node("n1", 0.0, {"agent": {"addresses": named}}), None, OPTIONS) is None
+
+
 def test_without_a_direct_address_or_a_key_there_is_no_way() -> None:
     assert target(node(tailnet=["100.64.0.7"]), StaticNode(host="100.64.0.7"), OPTIONS) is None
     assert target(node(lan=["10.0.0.7"]), None, OPTIONS.model_copy(update={"key": None})) is None

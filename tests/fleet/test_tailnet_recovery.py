@@ -156,6 +156,18 @@ def test_the_expiry_of_a_key_is_told_once_ahead_of_it() -> None:
     assert one(node(tailnet=renewed, mark=mark)) == ([], None, [])
 
 
+@pytest.mark.parametrize("tailnet", ["Running", ["Running"], 7, {"state": 7}, fact("Stopped", attempt=["x"])])
+def test_a_tailnet_of_another_form_stops_nobody(tailnet: Any) -> None:
+    given = node(tailnet=tailnet, mark={"since": NOW - 600, "attempts": 1, "last_attempt_at": NOW - 300})
+    assert one(given)[0] == ["queue"]
+
+
+def test_an_expiry_before_all_calendars_is_one_too() -> None:
+    assert one(node(tailnet=fact(key_expiry=-1e300)))[2] == [
+        "Tailnet key expires: n1: key expires 1970-01-01 00:00 UTC"
+    ]
+
+
 def test_a_lost_node_is_reached_over_ssh_or_not_at_all() -> None:
     assert one(lost())[0] == []
     assert one(lost(), by_ssh=["n1"])[0] == ["ssh"]

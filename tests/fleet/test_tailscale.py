@@ -131,6 +131,24 @@ def test_what_a_program_says_is_stripped_of_the_key(machine: Machine) -> None:
     said = made(machine).errors
     assert said.endswith("it did not work; the key was ***")
     assert tailscale.without_key("invalid key: tskey-auth-kX-12 or s3cr3t", "s3cr3t") == "invalid key: tskey-*** or ***"
+    assert tailscale.without_key("it was _tskey-auth-kX", "") == "it was _tskey-***"
+    for end in range(tailscale.PART, len(KEY)):  # its beginning, where the words were cut
+        assert KEY[: tailscale.PART] not in tailscale.without_key(f"it was {KEY[:end]}", KEY)
+    assert tailscale.without_key("it failed", "dog") == "it failed"
+
+
+def test_a_key_is_found_at_home_and_one_given_as_its_files_name_is_not_repeated(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(machine.folder))
+    machine.set("NeedsLogin", ("reauth",))
+    at_home = machine.options.model_copy(update={"auth_key_file": Path("~/key")})
+    assert asyncio.run(attempt(Tailscale(at_home, LocalShell()), 20.0)).tailnet.is_well
+    machine.set("NeedsLogin", ("reauth",))
+    mistaken = machine.options.model_copy(update={"auth_key_file": Path(KEY)})
+    errors = asyncio.run(attempt(Tailscale(mistaken, LocalShell()), 20.0)).errors
+    assert "the auth key's file tskey-*** cannot be read" in errors
+    assert KEY not in errors
 
 
 def test_flags_go_to_up_as_they_are_and_the_key_only_with_a_new_login(machine: Machine) -> None:

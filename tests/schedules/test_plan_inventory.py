@@ -185,3 +185,10 @@ def test_the_shipped_inventory_shows_every_key_and_loads_with_and_without_its_ex
     example = re.sub(r"^( *)# ( *[a-z0-9_-]+:.*)$", r"\1\2", shipped, flags=re.MULTILINE)
     (node,) = read(tmp_path, example).sections.inventory.hosts.values()
     assert node.model_fields_set == StaticNode.model_fields.keys()
+
+
+@pytest.mark.parametrize("key", ["auth_key", "auth_keyfile"])
+def test_an_auth_key_where_its_files_name_should_be_is_not_shown(tmp_path: Path, key: str) -> None:
+    (problem,) = problems(tmp_path, None, f"tailnet: {{{key}: tskey-auth-secret}}\n")
+    assert "did you mean 'auth_key_file'?" in problem
+    assert "secret" not in problem
