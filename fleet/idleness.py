@@ -8,6 +8,7 @@ one without the metric that counts: the busiest GPU of a node that has any, else
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -52,7 +53,8 @@ def idle_since(node: Node, policy: Policy, now: float) -> float | None:
 
 
 def decide(nodes: Iterable[Node], policy: Policy, now: float) -> Report:
-    """Which nodes are flagged as idle: the longest idle first, and so that `min_nodes_to_keep` others stay.
+    """Which nodes are flagged as idle, so that `min_nodes_to_keep` others stay: the longest idle first, one of each
+    kind in turn, for nodes of one kind cannot stand for those of another.
 
     A node that is lost, unhealthy or silent cannot work: it is neither flagged nor one of those that stay.
     """
@@ -60,7 +62,7 @@ def decide(nodes: Iterable[Node], policy: Policy, now: float) -> Report:
     live = [node for node in nodes if node.is_live(now) and node.status(now) not in ("unhealthy", "lost")]
     idle = {node.node_id: since for node in live if (since := idle_since(node, policy, now)) is not None}
     spare = max(0, len(live) - policy.min_nodes_to_keep)
-    flagged = set(sorted(idle, key=lambda node_id: (idle[node_id], node_id))[:spare])
+    flagged = set(_in_turn([node for node in live if node.node_id in idle], idle)[:spare])
     changes: dict[str, dict[str, dict[str, Any] | None]] = {}
     for node in nodes:
         before = node.marks.get("idle")
@@ -71,6 +73,17 @@ def decide(nodes: Iterable[Node], policy: Policy, now: float) -> Report:
             why = f"{'GPU' if _has_gpu(node) else 'CPU'} below {policy.idle_threshold:g} % and no job"
             changes[node.node_id] = {"idle": {"since": idle[node.node_id], "at": now, "why": why}}
     return Report(changes, len(live), len(idle), len(flagged))
+
+
+def _in_turn(nodes: Iterable[Node], since: Mapping[str, float]) -> list[str]:
+    """The longest idle of each kind, then the next of each; of equal ones first those with a GPU."""
+    ranked = []
+    seen = Counter[tuple[bool, frozenset[str]]]()
+    for node in sorted(nodes, key=lambda node: (since[node.node_id], node.node_id)):
+        kind = (_has_gpu(node), frozenset(node.roles.get("jobs", {}).get("capabilities", ())))
+        ranked.append((seen[kind], not _has_gpu(node), since[node.node_id], node.node_id))
+        seen[kind] += 1
+    return [node_id for *_, node_id in sorted(ranked)]
 
 
 def _is_heard(node: Node, now: float) -> bool:

@@ -45,10 +45,9 @@ def _is_gpu(value: Any) -> bool:
     )
 
 
-_INSTANT = dict.fromkeys(("since", "at", "last_job_at", "checked_at", "gave_up_at"), _is_number)
 #: By name, what is read of a role's facts and of marks.
 _FORMS: Mapping[str, Form] = {
-    **_INSTANT,
+    **dict.fromkeys(("since", "at", "last_job_at"), _is_number),
     "host": _is_text,
     "version": _is_text,
     "versions": _is_object,
@@ -64,6 +63,8 @@ _FORMS: Mapping[str, Form] = {
     "silent": _list_of(_is_text),
     "over": _object_of(_is_number),
 }
+#: Marks whose forms their own loops know.
+_OPAQUE = ("address", "tailnet")
 _METRICS: Mapping[str, Form] = {
     **dict.fromkeys(("cpu", "memory", "memory_total", "disk", "disk_free", "cores"), _is_number),
     "load": _list_of(_is_number),
@@ -77,6 +78,8 @@ def read_object(text: Any, name: str, unread: list[str]) -> dict[str, Any] | Non
     if not isinstance(value, dict):
         unread.append(name)
         return None
+    if name in _OPAQUE:
+        return value
     known = _kept(value, _FORMS, name, unread)
     if "metrics" in known:
         known["metrics"] = _kept(known["metrics"], _METRICS, f"{name}.metrics", unread)

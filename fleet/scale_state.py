@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
@@ -24,15 +25,16 @@ class ScaleState:
     def read(self) -> Scaling:
         """How it stands; a new cluster's is empty. Raises ValueError when the record is malformed."""
         stored: Any = self._redis.hgetall(SCALING)
-        row = {_text(name): json.loads(value) for name, value in stored.items()}
-        known = {each.name: row[each.name] for each in fields(Scaling) if each.name in row}
-        try:
-            if "awaited" in known:
-                known["awaited"] = {name: Awaited(float(at), bool(counted)) for name, (at, counted) in row["awaited"]}
-            if "window" in known:
-                known["window"] = tuple((float(since), int(number)) for since, number in row["window"])
-        except TypeError as error:
-            raise ValueError(f"{SCALING} is malformed ({error}); delete it to begin anew") from error
+        known = {}
+        for each in fields(Scaling):
+            if (value := stored.get(each.name, stored.get(each.name.encode()))) is not None:
+                try:
+                    known[each.name] = _READ[each.name](json.loads(value))
+                except (TypeError, ValueError, OverflowError) as error:
+                    raise ValueError(
+                        f"{SCALING} is malformed: {each.name} is {_text(value)[:100]!r} ({error}); to begin anew "
+                        f"with it: HDEL {SCALING} {each.name}"
+                    ) from error
         return Scaling(**known)
 
     def write(self, scaling: Scaling, *, fence: Fence = UNFENCED) -> None:
@@ -54,6 +56,16 @@ class ScaleState:
             raise ValueError(f"{nodes!r} is no number of nodes: give 0 or more")
         else:
             self._redis.hset(SCALING, "pinned", str(nodes))
+
+
+#: How each field of Scaling is made of JSON.
+_READ: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(("last_up_at", "last_down_at", "failed_at", "decided_at"), float),
+    **dict.fromkeys(("failures", "seq", "number", "pinned", "nodes", "wanted"), int),
+    "reason": str,
+    "awaited": lambda rows: {str(name): Awaited(float(at), bool(counted)) for name, (at, counted) in rows},
+    "window": lambda rows: tuple((float(since), int(number)) for since, number in rows),
+}
 
 
 def _text(value: bytes | str) -> str:

@@ -49,7 +49,7 @@ class _Deciding:
         self.snapshot, self.policy, self.now = snapshot, policy, snapshot.now
         self.listed = {instance.name: instance for instance in snapshot.instances or ()}
         self.members = {member.node_id: member for member in snapshot.members}
-        self.scaling = replace(snapshot.scaling, awaited=dict(snapshot.scaling.awaited), decided_at=self.now)
+        self.scaling = replace(_as_of(self.now, snapshot.scaling), decided_at=self.now)
         self.live = [member for member in snapshot.members if member.live]
         self.serving = [member for member in self.live if member.drained_at is None]
         self.ours = [member for member in snapshot.members if member.drained_by == LOOP]
@@ -70,7 +70,7 @@ class _Deciding:
             self.scaling,
             last_up_at=self.now if names else self.scaling.last_up_at,
             last_down_at=self.now if drained else self.scaling.last_down_at,
-            awaited={**self.scaling.awaited, **{name: Awaited(self.now) for name in names}},
+            awaited={**self._still_awaited(), **{name: Awaited(self.now) for name in names}},
             nodes=supply,
             wanted=wanted,
             reason="; ".join(self.reasons),
@@ -120,8 +120,14 @@ class _Deciding:
         self.coming = [name for name, wait in awaited.items() if not self._is_over(name, wait)]
 
     def _is_over(self, name: str, wait: Awaited) -> bool:
-        ended = name in self.listed and self.listed[name].state == "ended"
-        return ended or self.now - wait.since > self.policy.join_within
+        return self._has_ended(name) or self.now - wait.since > self.policy.join_within
+
+    def _has_ended(self, name: str) -> bool:
+        return name in self.listed and self.listed[name].state == "ended"
+
+    def _still_awaited(self) -> dict[str, Awaited]:
+        """Without those that have ended: once they are removed, nothing of them is on its way."""
+        return {name: wait for name, wait in self.scaling.awaited.items() if not self._has_ended(name)}
 
     def _lost_drains(self) -> Iterator[str]:
         """Nodes drained for a removal that cannot come, since the provider knows them no more: they work on."""
@@ -260,7 +266,8 @@ class _Deciding:
     def _drained_out(self, member: Member) -> bool:
         """Whether nothing runs there any more, by a heartbeat after the drain, or it had its time."""
         drained_at = member.drained_at or 0.0
-        quiet = member.running == 0 and member.heard_at > drained_at + SETTLED_AFTER
+        told_since = member.heard_at > drained_at + SETTLED_AFTER or drained_at > self.now >= member.heard_at
+        quiet = member.running == 0 and told_since
         return not member.live or quiet or self.now - drained_at >= self.policy.drain_for
 
     def _removable(self, leaving: Sequence[Member]) -> Iterator[str]:
@@ -272,6 +279,18 @@ class _Deciding:
         for name, wait in self.scaling.awaited.items():
             if name in removable and self._is_over(name, wait):
                 yield name
+
+
+def _as_of(now: float, scaling: Scaling) -> Scaling:
+    """An instant later than now is from before the server's clock was set back: nothing waits for it to come again."""
+    return replace(
+        scaling,
+        last_up_at=min(scaling.last_up_at, now),
+        last_down_at=min(scaling.last_down_at, now),
+        failed_at=min(scaling.failed_at, now),
+        awaited={name: replace(wait, since=min(wait.since, now)) for name, wait in scaling.awaited.items()},
+        window=tuple((min(since, now), number) for since, number in scaling.window),
+    )
 
 
 def _key(names: Sequence[str], seq: int) -> str:

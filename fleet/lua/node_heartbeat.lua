@@ -21,11 +21,13 @@ end
 if ARGV[8] ~= '' then
   fields[#fields + 1] = 'history'
   fields[#fields + 1] = ARGV[8]
-  -- once a minute: a node that was silent for a day is forgotten, a few at a time
+  -- once a minute: nodes that were silent for a day are forgotten, a few at a time; a drain outlasts the repair
   local day_ago = string.format('%.0f', now - 86400000)
-  for _, gone in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', day_ago, 'LIMIT', 0, 10)) do
-    redis.call('ZREM', KEYS[1], gone)
-    redis.call('DEL', ARGV[9] .. gone)
+  for _, gone in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', day_ago, 'LIMIT', 0, 100)) do
+    if redis.call('HEXISTS', ARGV[9] .. gone, 'drain') == 0 then
+      redis.call('ZREM', KEYS[1], gone)
+      redis.call('DEL', ARGV[9] .. gone)
+    end
   end
 end
 redis.call('HSET', KEYS[2], unpack(fields))

@@ -155,6 +155,18 @@ def test_when_all_are_idle_those_that_are_idle_longest_are_flagged_and_the_other
     assert flagged(*nodes) == ["n2", "n3", "n4"]
 
 
+def test_nodes_of_other_kinds_that_are_idle_for_longer_do_not_keep_the_flag_from_one() -> None:
+    def offers(seen: Node, capability: str) -> Node:
+        return replace(seen, roles={**seen.roles, "jobs": {**seen.roles["jobs"], "capabilities": [capability]}})
+
+    static = [offers(node(f"n{number}"), "cpu") for number in range(3)]
+    rented = offers(node("rented", history=minutes(*[3.0] * 20)), "gpu")
+    assert flagged(*static, rented) == ["n0", "rented"]
+    rows = minutes(*[3.0] * 20, gpu=1.0)
+    dear = replace(rented, history=rows, roles={**rented.roles, "agent": {"metrics": {"gpus": [{"utilization": 1.0}]}}})
+    assert flagged(*static[1:], dear) == ["rented"]  # what costs most comes first
+
+
 def test_busy_nodes_count_among_those_that_are_kept() -> None:
     busy = node("busy", running=["j1"])
     assert flagged(busy, node("n1"), node("n2")) == ["n1"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +12,13 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from fleet import health, idleness, reaping
+from fleet.meter import Meter
 from fleet.nodes import MARKS, NODE, NODES, ROLES, NodeRegistry, decode_nodes
 from fleet.scale_snapshot import Member
 from tasks.health_aggregation import Options as HealthOptions
 from tasks.idle_detection import Options as IdleOptions
 from tasks.job_reaper import Options as ReaperOptions
+from workers.presence import identity
 
 NOW = 1_800_000_000.0
 NAMES = (
@@ -67,6 +70,7 @@ def test_whatever_one_node_says_the_loops_go_on_with_the_others(said: dict[str, 
 @pytest.mark.parametrize(
     ("fields", "unread"),
     [
+        ({"address": '{"address": null, "since": null, "reachable": false}', "tailnet": '{"since": null}'}, []),
         ({"agent": "garbage", "agent:at": "1"}, ["agent"]),
         ({"agent": "{}"}, ["agent:at"]),
         ({"agent": '{"metrics": 5}', "agent:at": "1"}, ["agent.metrics"]),
@@ -82,6 +86,18 @@ def test_what_cannot_be_read_is_left_out_and_named(redis: Redis, fields: dict[st
     assert node.unread == tuple(unread)
     assert node.document(1.0)["reasons"] == [f"the registry holds no sound {part} of it" for part in unread]
     assert node.metrics.get("disk", 5) == 5
+
+
+def test_what_this_version_says_is_read(redis: Redis, tmp_path: Path) -> None:
+    registry = NodeRegistry(redis)
+    said = {**identity(), "version": "0.1.0", "since": NOW, "clock_offset": 0.0, **Meter(tmp_path).measure()}
+    registry.heartbeat("n1", "agent", said)
+    registry.heartbeat("n1", "jobs", {**identity(), "slots": 1, "capabilities": ["cpu"], "running": ["j1"]})
+    marks = {"health": health.decide(registry.all(), HealthOptions(), NOW).changes["n1"]["health"]}
+    marks |= {"idle": {"since": NOW, "at": NOW, "why": "no job"}, "drain": {"at": NOW, "by": "me", "reason": ""}}
+    registry.mark({"n1": marks})
+    [node] = registry.all()
+    assert (node.unread, set(node.marks)) == ((), set(marks))
 
 
 def test_a_history_that_cannot_be_read_is_none(redis: Redis) -> None:

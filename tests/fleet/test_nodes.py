@@ -43,6 +43,19 @@ def test_a_node_that_was_silent_for_a_day_is_forgotten(redis: Redis) -> None:
     assert not redis.exists(NODE + "gone")
 
 
+def test_a_drain_outlasts_any_silence(redis: Redis) -> None:
+    registry = NodeRegistry(redis)
+    registry.heartbeat("mended", "jobs", {"pid": 1}, now=NOW)
+    registry.mark({"mended": {"drain": {"by": "me"}}})
+    registry.leave("mended", "jobs")
+    registry.heartbeat("here", "agent", {"pid": 2}, history=[], now=NOW + 2 * 86_400)
+    registry.heartbeat("mended", "jobs", {"pid": 3}, now=NOW + 2 * 86_400)
+    assert [node.marks for node in registry.all()] == [{}, {"drain": {"by": "me"}}]
+    registry.mark({"mended": {"drain": None}})
+    registry.heartbeat("here", "agent", {"pid": 2}, history=[], now=NOW + 4 * 86_400)
+    assert [node.node_id for node in registry.all()] == ["here"]
+
+
 # who has a role ------------------------------------------------------------------------------------------
 
 

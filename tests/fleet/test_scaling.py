@@ -152,6 +152,32 @@ def test_one_that_has_ended_before_it_joined_is_removed_at_once():
     assert (decision.remove, decision.scaling.failures) == (("auto-7-1",), 1)
 
 
+def test_one_that_has_ended_and_is_removed_is_not_waited_for():
+    ended = listed("auto-1-1", state="ended")
+    for scaling in (Scaling(), Scaling(awaited={"auto-1-1": Awaited(NOW - 60)})):
+        first = judge(100, nodes(2), ended, scaling, scale_up_cooldown=0)
+        assert (first.remove, "auto-1-1" in first.scaling.awaited) == (("auto-1-1",), False)
+        again = judge(0, nodes(2), ended, replace(first.scaling, awaited={}, window=()))  # the provider did not do it
+        assert (again.remove, again.failed) == (("auto-1-1",), ())
+
+
+def test_instants_from_before_the_clock_was_set_back_hold_nothing_up():
+    later = NOW + 1000 * HOUR
+    before = Scaling(last_up_at=later, last_down_at=later, failed_at=later, window=((later, 9),))
+    stored = judge(0, nodes(2), (), before).scaling
+    assert (stored.last_up_at, stored.last_down_at, stored.failed_at, stored.window) == (
+        NOW,
+        NOW,
+        NOW,
+        ((NOW, 9), (NOW, 2)),
+    )
+    awaited = judge(0, nodes(2), (), Scaling(awaited={"auto-1-1": Awaited(later)})).scaling.awaited
+    assert awaited == {"auto-1-1": Awaited(NOW)}
+    for running, gone in ((0, ("auto-1-1",)), (1, ())):
+        member = node("auto-1-1", running=running, drained_at=later, drained_by=LOOP)
+        assert judge(0, [*nodes(2), member], listed("auto-1-1"), quiet(2)).remove == gone
+
+
 def test_a_join_ends_the_failures():
     waits = Scaling(failures=3, failed_at=NOW - 1, awaited={"auto-7-1": Awaited(NOW - 60)})
     decision = judge(15, [*nodes(1), node("auto-7-1")], listed("auto-7-1"), waits)

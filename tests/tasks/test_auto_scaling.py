@@ -245,9 +245,11 @@ def test_what_is_stored_is_what_is_read(cluster: Cluster) -> None:
     )
     cluster.state.write(scaling)
     assert cluster.state.read() == scaling
-    cluster.fleet.redis.hset(SCALING, "window", "7")
-    with pytest.raises(ValueError, match="delete it to begin anew"):
-        cluster.state.read()
+    for field, wrong in (("window", "7"), ("awaited", "[[1]]"), ("failures", '"many"'), ("pinned", "garbage")):
+        cluster.fleet.redis.hset(SCALING, field, wrong)
+        with pytest.raises(ValueError, match=f"is malformed: {field} is .*; to begin anew with it: HDEL .* {field}"):
+            cluster.state.read()
+        cluster.fleet.redis.hdel(SCALING, field)
 
 
 def test_local_nodes_are_kept_where_the_environment_says(cluster: Cluster, tmp_path: Path, monkeypatch: Any) -> None:
