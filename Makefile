@@ -34,7 +34,7 @@ format: $(STAMP) ## rewrite to the house format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP) ## print the benchmarks' ratios (several minutes)
+bench: $(STAMP) ## print the benchmarks' ratios (a quarter of an hour)
 	$(BIN)/python benchmarks/tick_cost.py
 	$(BIN)/python benchmarks/punctuality.py
 	$(BIN)/python benchmarks/job_queue.py

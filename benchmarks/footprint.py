@@ -27,7 +27,9 @@ def main() -> None:
     seconds = parser.parse_args().seconds
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "idle.yaml"
-        config.write_text(yaml.safe_dump({"queue_populator": {"enabled": False, "interval": "60s"}}))
+        shipped = Path(__file__).parents[1] / "config" / "unified_loop.yaml"
+        stanzas = {"extends": str(shipped), "queue_populator": {"enabled": False, "interval": "60s"}}
+        config.write_text(yaml.safe_dump(stanzas))
         argv = [str(Path(sys.executable).with_name("backbeat")), "up", "--nodes", "2", "--data", f"{folder}/data"]
         with subprocess.Popen([*argv, "--config", str(config)], stdout=subprocess.PIPE, text=True) as up:
             assert up.stdout is not None
