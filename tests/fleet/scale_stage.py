@@ -10,30 +10,10 @@ from fleet.providers.port import Instance, ProviderError, ProviderSilent
 from fleet.providers.simulated import Simulated, SimulatedOptions
 from fleet.scale_snapshot import LOOP, Decision, Member, Scaling, Snapshot
 from fleet.scaling import after_failure, decide
+from tasks.auto_scaling import Options as Rules
 
 NOW = 1_800_000_000.0
 MINUTE, HOUR = 60.0, 3600.0
-
-
-@dataclass(frozen=True)
-class Rules:
-    """A policy with the loop's defaults."""
-
-    min_nodes: int = 2
-    max_nodes: int = 20
-    scale_up_threshold: float = 10
-    scale_down_threshold: float = 2
-    scale_up_cooldown: float = 600
-    scale_down_cooldown: float = 600
-    max_step_up: int = 3
-    max_step_down: int = 2
-    stabilize_for: float = 300
-    join_within: float = 900
-    failure_backoff: float = 180
-    drain_for: float = 3600
-    max_hourly_cost: float | None = None
-    cost_per_hour: float | None = None
-    name_prefix: str = "auto"
 
 
 def node(node_id: str, *, running: int = 0, idle: float | None = None, **more: Any) -> Member:

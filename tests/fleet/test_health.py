@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,19 +13,10 @@ from hypothesis import strategies as st
 from fleet.health import Report, decide, judge
 from fleet.nodes import Node
 from fleet.notices import NAMED
+from tasks.health_aggregation import Options as Policy
 
 NOW = 1_800_000_000.0
 FINE = {"cpu": 50.0, "memory": 40.0, "disk": 40.0}
-
-
-@dataclass(frozen=True)
-class Policy:
-    suspect_after: float = 30.0
-    lost_after: float = 120.0
-    disk_limit: float = 95.0
-    memory_limit: float = 95.0
-    margin: float = 5.0
-    unhealthy_after: float = 60.0
 
 
 POLICY = Policy()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,17 +13,11 @@ from hypothesis import strategies as st
 from fleet.idleness import Report, decide, idle_since
 from fleet.metrics import Minute
 from fleet.nodes import Node
+from tasks.idle_detection import Options as Policy
 
 NOW = 1_800_000_030.0  # half a minute into a minute
 MINUTE = 60
 NEWEST = 1_800_000_000 - MINUTE  # the minute that ended last
-
-
-@dataclass(frozen=True)
-class Policy:
-    idle_threshold: float = 10.0
-    idle_after: float = 900.0
-    min_nodes_to_keep: int = 2
 
 
 POLICY = Policy()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -15,19 +14,10 @@ from fleet.nodes import SILENT_AFTER, Node
 from fleet.tailnet import Tailnet
 from fleet.tailnet_attempt import Attempt
 from fleet.tailnet_recovery import STEPS, Report, concluded, decide
+from tasks.tailscale_recovery import Options as Policy
 
 NOW = 1_800_000_000.0
 DAY = 86400.0
-
-
-@dataclass(frozen=True)
-class Policy:
-    max_attempts: int = 3
-    cooldown: float = 300.0
-    step_timeout: float = 60.0
-    starting_for: float = 120.0
-    warn_before: float = 7 * DAY
-    max_nodes_per_cycle: int = 5
 
 
 POLICY = Policy()
