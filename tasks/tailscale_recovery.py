@@ -75,11 +75,15 @@ async def tailscale_recovery(fleet: Fleet, options: Options, tick: Tick) -> Coun
             fleet.ask(wanted.node.node_id, recover_tailnet.name, arguments)
     lost = [wanted for wanted in report.wanted if wanted.way == "ssh"]
     made = await asyncio.gather(*(_over_ssh(fleet, targets[each.node.node_id], each, options) for each in lost))
-    marks = {
-        each.node.node_id: {"tailnet": concluded(each.node, ended, each.number, tick.now)}
-        for each, ended in zip(lost, made, strict=True)
-    }
-    fleet.nodes.mark(marks, fence=tick.fence)
+    if lost:
+        # a mark that is another one by now was reset by an operator: that word is the newer one
+        marks = {node.node_id: {"tailnet": node.marks.get("tailnet")} for node in fleet.nodes.all()}
+        ends = {
+            each.node.node_id: {"tailnet": concluded(each.node, ended, each.number, tick.now)}
+            for each, ended in zip(lost, made, strict=True)
+            if marks.get(each.node.node_id) == report.changes[each.node.node_id]
+        }
+        fleet.nodes.mark(ends, fence=tick.fence)
     return {**report.counts, "by_ssh": len(lost)}
 
 
@@ -107,8 +111,7 @@ def recover_tailnet(fleet: Fleet, arguments: Recovery) -> Answer:
     Idempotent: nothing is done on a node that is well, while an attempt is being made, or after `until`.
     Commands, flags and key are this node's own: none comes with the message.
     """
-    if fleet.tailnet is None:
-        raise RuntimeError("this process is no agent: it knows no tailnet")
+    assert fleet.tailnet is not None  # noqa: S101 - every agent has one
     seconds, micro = _time(fleet)
     if seconds + micro / 1e6 > arguments.until:
         return {"made": False, "why": "the message came too late"}

@@ -19,6 +19,7 @@ from fleet.nodes import NodeRegistry
 from fleet.notices import Notices
 from fleet.options import FleetOptions
 from fleet.tailnet_attempt import TailnetWatch
+from fleet.tailscale import SshOptions, TailnetOptions, TailscaleError
 from fleet.tailscale_simulated import SimulatedTailscale
 from tasks.loop import Tick
 from tasks.node import serve
@@ -205,6 +206,24 @@ def test_a_lost_node_that_nobody_lets_in_is_given_up(fleet: Fleet, server: SshSe
     (notice,) = [notice for _, notice in fleet.notices.recent()]
     assert notice.title == "Tailnet not recovered"
     assert "its host key is not the one in" in notice.body
+
+
+def test_a_reset_during_an_attempt_over_ssh_is_kept(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard(fleet, "n1", WELL, now=NOW - 500, addresses={"lan": ["127.0.0.1"]})
+    fleet.nodes.mark({"n1": {"health": {"status": "lost", "at": NOW}}})
+    options = TailnetOptions(ssh=SshOptions(known_hosts=tmp_path / "known_hosts", key=tmp_path / "key"))
+    lost = replace(fleet, options=FleetOptions(tailnet=options))
+
+    def reset_meanwhile(_: Any) -> NoReturn:
+        assert mark(fleet)["attempts"] == 1
+        fleet.nodes.mark({"n1": {"tailnet": None}})
+        raise TailscaleError("no route")
+
+    monkeypatch.setattr("tasks.tailscale_recovery.connected", reset_meanwhile)
+    assert run(lost)["by_ssh"] == 1
+    assert mark(fleet) is None
 
 
 @pytest.mark.parametrize(
