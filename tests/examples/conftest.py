@@ -7,7 +7,6 @@ import os
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 
 from examples.openspiel.games import CONFIGS, replay, winner
+from tests.waiting import until
 
 Row = dict[str, Any]
 
@@ -73,10 +73,7 @@ class Player:
 
     def wait_for_games(self, count: int) -> None:
         """Wait until that many games are committed."""
-        deadline = time.monotonic() + 30
-        while self._committed() < count:
-            assert time.monotonic() < deadline, f"fewer than {count} games after 30 s"
-            time.sleep(0.01)
+        until(lambda: self._committed() >= count, 30, f"{count} games")
 
     def _committed(self) -> int:
         if not self.database.exists():

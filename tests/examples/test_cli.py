@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from examples.openspiel.games import CONFIGS
+from tests.waiting import until
 
 WholeGames = Callable[[Path], list[dict[str, Any]]]
 
@@ -86,10 +87,7 @@ def test_a_stop_signal_leaves_whole_games_and_reports_stopped(
 @pytest.mark.parametrize("config", ["square8_2p", "square8_3p"])
 def test_a_stop_does_not_wait_for_a_long_game(config: str, player: Any, whole_games: WholeGames) -> None:
     job = player.start("--config", config, "--games", 1, "--simulations", 5000)
-    deadline = time.monotonic() + 20
-    while not player.database.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(player.database.exists)
     with pytest.raises(subprocess.TimeoutExpired):
         job.wait(0.3)  # in the middle of a move
     signalled = time.monotonic()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import psutil
 from fleet.execution import JOBS, LOG, Execution, StopSignal, execute
 from fleet.job import Job, JobStatus
 from fleet.kinds import JobKind
+from tests.waiting import until
 
 LIMIT = 20.0
 
@@ -20,20 +19,15 @@ LIMIT = 20.0
 STUBBORN = """
 import os, signal, subprocess, sys, time
 code = '''
-import os, signal, time
+import os, signal
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 open("stubborn.new", "w").write(str(os.getpid()))
 os.rename("stubborn.new", "stubborn")
-time.sleep(60)
+while True: signal.pause()
 '''
 """
-
-
-def until(condition: Callable[[], Any], seconds: float = LIMIT) -> None:
-    give_up = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < give_up, "it did not happen"
-        threading.Event().wait(0.005)
+#: Goes on once that process has told its pid.
+TOLD = "while not os.path.exists('stubborn'): time.sleep(.01)\n"
 
 
 def lives(pid: int) -> bool:

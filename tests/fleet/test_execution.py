@@ -121,7 +121,7 @@ class TestFailures:
 
     def test_a_process_that_cannot_be_noted_is_killed_again(self, node: Node) -> None:
         (node.folder / PROCESS).mkdir(parents=True)
-        done = node.run("import time; time.sleep(60)")
+        done = node.run("import signal; signal.pause()")
         assert done.error == f"cannot write the job's folder {node.folder}: Is a directory"
         assert done.exit_code == -9
 

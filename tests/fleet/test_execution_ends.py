@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from fleet.execution import JOBS, LOG, PROCESS, Execution, sweep
-from tests.fleet.node_stage import LIMIT, STUBBORN, Node, lives, until
+from tests.fleet.node_stage import LIMIT, STUBBORN, TOLD, Node, lives
+from tests.waiting import until
 
 
 class TestEnds:
@@ -44,13 +45,13 @@ class TestEnds:
 
     def test_a_stop_lets_a_polite_command_end_by_itself(self, node: Node) -> None:
         code = """
-import signal, sys, time
+import signal, sys
 def end(*_):
     print("saved", flush=True)
     sys.exit(0)
 signal.signal(signal.SIGTERM, end)
 open("ready", "w").write("1")
-time.sleep(60)
+signal.pause()
 """
         thread = self.stop_when_there(node, "ready")
         done = node.run(code)
@@ -60,7 +61,7 @@ time.sleep(60)
         assert node.log.endswith("saved\n")
 
     def test_a_stop_finds_what_left_the_group(self, node: Node) -> None:
-        code = STUBBORN + "subprocess.Popen([sys.executable, '-c', code], start_new_session=True); time.sleep(60)"
+        code = STUBBORN + "subprocess.Popen([sys.executable, '-c', code], start_new_session=True); signal.pause()"
         thread = self.stop_when_there(node)
         done = node.run(code)
         thread.join()
@@ -76,7 +77,7 @@ time.sleep(60)
 
     def test_a_job_that_was_lost_before_it_began_is_stopped(self, node: Node) -> None:
         node.on_started = lambda _: False
-        done = node.run("import time; time.sleep(60)")
+        done = node.run("import signal; signal.pause()")
         assert (done.outcome, done.error) == ("stopped", "it was no longer this node's to run")
 
     def test_what_on_started_raises_passes_through_over_a_dead_command(self, node: Node) -> None:
@@ -85,32 +86,27 @@ time.sleep(60)
 
         node.on_started = lose
         with pytest.raises(ConnectionError, match="no Redis"):
-            node.run("import time; time.sleep(60)")
+            node.run("import signal; signal.pause()")
         assert not (node.folder / PROCESS).exists()
 
     def test_what_a_finished_command_leaves_in_its_group_is_killed(self, node: Node) -> None:
-        code = (
-            STUBBORN
-            + "subprocess.Popen([sys.executable, '-c', code])\nwhile not os.path.exists('stubborn'): time.sleep(.01)"
-        )
+        code = STUBBORN + "subprocess.Popen([sys.executable, '-c', code])\n" + TOLD
         done = node.run(code)
         assert done.outcome == "completed"
         assert not lives(node.pid_in("stubborn"))
 
     def test_a_daemon_that_holds_the_pipe_holds_nobody_up(self, node: Node) -> None:
         code = STUBBORN + "subprocess.Popen([sys.executable, '-c', code], start_new_session=True)\n"
-        done = node.run(code + "while not os.path.exists('stubborn'): time.sleep(.01)\nprint('{\"games\": 2}')")
+        done = node.run(code + TOLD + "print('{\"games\": 2}')")
         daemon = psutil.Process(node.pid_in("stubborn"))
         assert (done.outcome, done.result) == ("completed", {"games": 2})
         assert daemon.is_running()
         daemon.kill()
 
     def test_a_chattering_daemon_holds_nobody_up(self, node: Node) -> None:
-        code = STUBBORN.replace("time.sleep(60)", "\nwhile True: os.write(1, b'x' * 65536)").replace(
-            "stubborn", "chatter"
-        )
+        code = STUBBORN.replace("signal.pause()", "os.write(1, b'x' * 65536)").replace("stubborn", "chatter")
         code += "subprocess.Popen([sys.executable, '-c', code], start_new_session=True)\n"
-        done = node.run(code + "while not os.path.exists('chatter'): time.sleep(.01)")
+        done = node.run(code + TOLD.replace("stubborn", "chatter"))
         assert done.outcome == "completed"
         until(lambda: not lives(node.pid_in("chatter")))  # its pipe is closed
 
@@ -182,7 +178,7 @@ execute(job, kind, node_id="n1", data=Path({str(node.data)!r}), stop=StopSignal(
 
     @pytest.mark.parametrize("change", [{"create_time": 1.0}, {"pid": 1}, {"pid": -1}, {"pid": "x"}, {"pid": 10**30}])
     def test_it_never_kills_a_process_that_only_has_the_number(self, node: Node, change: dict[str, Any]) -> None:
-        with psutil.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True) as stranger:
+        with psutil.Popen([sys.executable, "-c", "import signal; signal.pause()"], start_new_session=True) as stranger:
             node.folder.mkdir(parents=True)
             note = {"pid": stranger.pid, "create_time": stranger.create_time()} | change
             (node.folder / PROCESS).write_text(json.dumps(note))

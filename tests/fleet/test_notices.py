@@ -19,6 +19,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from fleet.notices import BODY_LIMIT, EVENTS, KEPT_EVENTS, Notice, Notices
+from tests.waiting import until
 
 # Apprise imports a module that Python 3.13 no longer has, and has a substitute for it.
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
@@ -75,13 +76,6 @@ def accounted(message: str) -> int:
         found = re.fullmatch(r"and (\d+) more|.* \((\d+) times\)", line)
         number += int(found[1] or found[2]) if found else 1
     return number
-
-
-def until(condition: Callable[[], object], seconds: float = 20) -> None:
-    give_up = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < give_up
-        time.sleep(0.01)
 
 
 @pytest.fixture

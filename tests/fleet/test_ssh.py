@@ -135,9 +135,9 @@ def test_the_first_address_that_answers_is_used_and_each_that_does_not_is_named(
 
 def test_a_server_that_says_nothing_is_given_up(server: SshServer) -> None:
     async def silent() -> None:
-        async def accept(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             with contextlib.closing(writer):
-                await asyncio.sleep(60)
+                await reader.read()
 
         listening = await asyncio.start_server(accept, "127.0.0.1", 0)
         port = listening.sockets[0].getsockname()[1]

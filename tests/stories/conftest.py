@@ -18,6 +18,7 @@ import yaml
 from redis import Redis, RedisError
 
 from fleet.jobs import JobQueue
+from tests.waiting import until
 from workers import keys
 from workers.app import send_run
 from workers.ledger import Ledger
@@ -121,18 +122,16 @@ class House:
 
     def until(self, condition: Callable[[], Any], seconds: float = 20.0, what: str = "") -> Any:
         """Wait until the condition holds and return its value; a server that is away counts as not yet."""
-        give_up = time.monotonic() + seconds
-        while True:
-            try:
-                value = condition()
-            except RedisError:
-                value = None
-            if value:
-                return value
-            if time.monotonic() > give_up:
-                logs = "\n".join(f"--- {p.name} {p.popen.poll()}\n{p.text()[-1500:]}" for p in self.processes)
-                raise AssertionError(f"not within {seconds:g} s: {what or condition}\n{logs}")
-            time.sleep(0.02)
+
+        def value() -> Any:
+            with contextlib.suppress(RedisError):
+                return condition()
+
+        def logs() -> str:
+            ends = (f"--- {p.name} {p.popen.poll()}\n{p.text()[-1500:]}" for p in self.processes)
+            return "\n".join([what or repr(condition), *ends])
+
+        return until(value, seconds, logs)
 
     def status(self, loop: str) -> dict[str, Any]:
         """One loop's status, or {} while it is not in the timetable."""

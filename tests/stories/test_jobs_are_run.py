@@ -16,11 +16,11 @@ from fleet.jobs import JobSpec, JobStatus
 QUICK = {"command": ["{python}", "-c", "print('{{\"games\": 1}}')"], "nice": 0}
 #: Writes its pid, then runs until it is stopped, with a child that does not care for SIGTERM.
 LONG_BODY = """
-import os, signal, subprocess, sys, time
-code = "import signal as s, time; s.signal(15, s.SIG_IGN); time.sleep(600)"
+import os, signal, subprocess, sys
+code = "import signal as s; s.signal(15, s.SIG_IGN); s.pause()"
 child = subprocess.Popen([sys.executable, "-c", code])
 open(os.environ["BACKBEAT_JOB_ID"] + ".pids", "w").write(f"{os.getpid()} {child.pid}")
-time.sleep(600)
+signal.pause()
 """
 LONG = {"command": ["{python}", "-c", LONG_BODY.replace("{", "{{").replace("}", "}}")], "nice": 0}
 #: Runs until its node is given the word.

@@ -11,14 +11,10 @@ from typing import Any
 import pytest
 import yaml
 from pydantic import ValidationError
-from redis import Redis
 
 from fleet.fence import Fence, FenceRefused
 from fleet.fleet import Fleet
-from fleet.jobs import JobQueue, JobSpec
-from fleet.nodes import NodeRegistry
-from fleet.notices import Notices
-from fleet.options import FleetOptions
+from fleet.jobs import JobSpec
 from fleet.providers.command import Command, CommandOptions
 from fleet.providers.local import Local
 from fleet.providers.port import Instance, ProviderError, ProviderSilent
@@ -35,19 +31,11 @@ NOW = 1_800_000_000.0
 class Cluster:
     """Two static nodes, a provider in memory, and a clock that the ticks move."""
 
-    def __init__(self, redis: Redis, folder: Path, **options: Any) -> None:
-        self.fleet = Fleet(
-            redis=redis,
-            options=FleetOptions(),
-            jobs=JobQueue(redis),
-            nodes=NodeRegistry(redis),
-            notices=Notices(redis=redis),
-            node_id="node-1",
-            data=folder,
-        )
+    def __init__(self, fleet: Fleet, **options: Any) -> None:
+        self.fleet = replace(fleet, node_id="node-1")
         self.options = Options.model_validate({"provider": "simulated", **options})
         self.now, self.seq = NOW, 0
-        self.state = ScaleState(redis)
+        self.state = ScaleState(fleet.redis)
 
     @property
     def provider(self) -> Simulated:
@@ -79,9 +67,9 @@ class Cluster:
 
 
 @pytest.fixture
-def cluster(redis: Redis, tmp_path: Path) -> Iterator[Cluster]:
+def cluster(fleet: Fleet) -> Iterator[Cluster]:
     simulated.cache_clear()
-    yield Cluster(redis, tmp_path)
+    yield Cluster(fleet)
     simulated.cache_clear()
 
 

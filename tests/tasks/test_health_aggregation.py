@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from redis import Redis
 from redis.connection import Connection
 
 from fleet.fence import Fence, FenceRefused
 from fleet.fleet import Fleet
-from fleet.jobs import Holder, JobQueue, JobSpec
-from fleet.nodes import NODE, TOTALS, TOTALS_KEPT, NodeRegistry
-from fleet.notices import Notices
-from fleet.options import FleetOptions
+from fleet.jobs import Holder, JobSpec
+from fleet.nodes import NODE, TOTALS, TOTALS_KEPT
 from tasks.health_aggregation import Options, health_aggregation
 from tasks.loop import Tick
 
 NOW = 1_800_000_000.0
-
-
-@pytest.fixture
-def fleet(redis: Redis, tmp_path: Path) -> Fleet:
-    return Fleet(
-        redis=redis,
-        options=FleetOptions(),
-        jobs=JobQueue(redis),
-        nodes=NodeRegistry(redis),
-        notices=Notices(redis=redis, interval=0),
-        node_id="n0",
-        data=tmp_path,
-    )
 
 
 def run(fleet: Fleet, now: float = NOW, **tick: Any) -> dict[str, int]:

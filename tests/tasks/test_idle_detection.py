@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from redis import Redis
 from redis.connection import Connection
 
 from fleet.fence import Fence, FenceRefused
 from fleet.fleet import Fleet
-from fleet.jobs import JobQueue
 from fleet.metrics import Minute
-from fleet.nodes import NodeRegistry
-from fleet.notices import Notices
-from fleet.options import FleetOptions
 from tasks.idle_detection import Options, idle_detection
 from tasks.loop import Tick
 
 NOW = 1_800_000_030.0
-
-
-@pytest.fixture
-def fleet(redis: Redis, tmp_path: Path) -> Fleet:
-    return Fleet(
-        redis=redis,
-        options=FleetOptions(),
-        jobs=JobQueue(redis),
-        nodes=NodeRegistry(redis),
-        notices=Notices(redis=redis),
-        node_id="n0",
-        data=tmp_path,
-    )
 
 
 def run(fleet: Fleet, now: float = NOW, *, fence: Fence | None = None, **options: Any) -> dict[str, int]:

@@ -7,42 +7,26 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from redis import Redis
 from redis.connection import Connection
 
 from fleet import resolving, survey
 from fleet.fence import Fence, FenceRefused
 from fleet.fleet import Fleet
 from fleet.inventory import Inventory
-from fleet.jobs import JobQueue
-from fleet.nodes import NODE, NodeRegistry
-from fleet.notices import Notices
+from fleet.nodes import NODE
 from fleet.options import FleetOptions
 from fleet.probing import Answer, Responder
 from tasks.ip_discovery import Options, ip_discovery
 from tasks.loop import Tick
-from tests.fleet.node_stage import until
+from tests.waiting import until
 from workers.responder import ProbeServer
 
 NOW = 1_800_000_000.0
-
-
-@pytest.fixture
-def fleet(redis: Redis, tmp_path: Path) -> Fleet:
-    return Fleet(
-        redis=redis,
-        options=FleetOptions(),
-        jobs=JobQueue(redis),
-        nodes=NodeRegistry(redis),
-        notices=Notices(redis=redis, interval=0),
-        node_id="n0",
-        data=tmp_path,
-    )
 
 
 @pytest.fixture
@@ -63,7 +47,7 @@ def serve() -> Iterator[Callable[..., ProbeServer]]:
 def run(fleet: Fleet, now: float = NOW, inventory: Any = None, tick: Any = None, **options: Any) -> dict[str, Any]:
     if inventory is not None:
         known = FleetOptions(inventory=Inventory.model_validate({"hosts": inventory}))
-        fleet = Fleet(**{**vars(fleet), "options": known})
+        fleet = replace(fleet, options=known)
     given = Options.model_validate({"probe_timeout": "10s", **options})
     return dict(asyncio.run(ip_discovery(fleet, given, Tick(now=now, **(tick or {})))))
 

@@ -17,7 +17,7 @@ from fleet.nodes import NodeRegistry
 from fleet.notices import Notices
 from fleet.options import FleetOptions
 from tasks.job import JobRunner
-from tests.fleet.node_stage import until
+from tests.waiting import until
 
 #: Says that it runs, and goes on until `go` is there; after SIGTERM until `leave` is.
 GATED = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +193,7 @@ class TestBounds:
         for _ in range(5):
             cluster.held(claimed=5000, heard=1)
             cluster.held(claimed=5000, started=4000, timeout=60, heard=1)
-        racing = Fleet(**{**vars(cluster.fleet), "jobs": Racing(cluster.fleet.redis)})
+        racing = replace(cluster.fleet, jobs=Racing(cluster.fleet.redis))
         counts = job_reaper(racing, Options(max_jobs_to_reap_per_cycle=5), Tick(now=NOW))
         assert counts["requeued"] == 5
         assert cluster.fleet.jobs.counts().by_status[JobStatus.COMPLETED] == 3
@@ -205,7 +206,7 @@ class TestBounds:
                 return found
 
         job = cluster.held(claimed=4000, started=4000, timeout=1e6)
-        heard = Fleet(**{**vars(cluster.fleet), "jobs": Heard(cluster.fleet.redis)})
+        heard = replace(cluster.fleet, jobs=Heard(cluster.fleet.redis))
         assert job_reaper(heard, Options(), Tick(now=NOW)) == NOTHING
         assert cluster.job(job).status is JobStatus.RUNNING
 

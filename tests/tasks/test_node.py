@@ -8,30 +8,12 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from redis import Redis
 
 from fleet import replies
 from fleet.fleet import Fleet
 from fleet.job_log import READ_LIMIT, read_log
-from fleet.jobs import JobQueue
-from fleet.nodes import NodeRegistry
-from fleet.notices import Notices
-from fleet.options import FleetOptions
 from tasks.loop import Loop, discover
 from tasks.node import Arguments, NodeTask, discover_node_tasks, job_log, node_task, serve
-
-
-@pytest.fixture
-def fleet(redis: Redis, tmp_path: Path) -> Fleet:
-    return Fleet(
-        redis=redis,
-        options=FleetOptions(),
-        jobs=JobQueue(redis),
-        nodes=NodeRegistry(redis),
-        notices=Notices(),
-        node_id="n1",
-        data=tmp_path,
-    )
 
 
 @pytest.fixture

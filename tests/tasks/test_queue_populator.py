@@ -5,19 +5,17 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections import Counter
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from redis import Redis
 
 from fleet.fence import Fence, FenceRefused
 from fleet.fleet import Fleet
 from fleet.jobs import Holder, JobCounts, JobQueue, JobSpec, JobStatus
 from fleet.kinds import JobKind
-from fleet.nodes import NodeRegistry
-from fleet.notices import Notice, Notices
+from fleet.notices import Notice
 from fleet.options import FleetOptions
 from fleet.priority import CURRICULUM_WEIGHTS
 from tasks.loop import Tick
@@ -29,16 +27,8 @@ KINDS = {kind: JobKind(command=("true",)) for kind in ("selfplay", "training", "
 
 
 @pytest.fixture
-def fleet(redis: Redis, tmp_path: Path) -> Fleet:
-    return Fleet(
-        redis=redis,
-        options=FleetOptions(jobs=KINDS),
-        jobs=JobQueue(redis),
-        nodes=NodeRegistry(redis),
-        notices=Notices(redis=redis, interval=0),
-        node_id="node-a",
-        data=tmp_path,
-    )
+def fleet(fleet: Fleet) -> Fleet:
+    return replace(fleet, options=FleetOptions(jobs=KINDS))
 
 
 def run(fleet: Fleet, tick: Tick | None = None, **options: Any) -> dict[str, int]:
@@ -108,7 +98,7 @@ def test_jobs_that_somebody_else_enqueues_meanwhile_are_not_exceeded(fleet: Flee
             self.enqueue([JobSpec("selfplay", "hex8_2p") for _ in range(30)])
             return counts
 
-    contended = Fleet(**{**vars(fleet), "jobs": Contended(fleet.redis)})
+    contended = replace(fleet, jobs=Contended(fleet.redis))
     assert run(contended)["added"] == 20
     assert fleet.jobs.counts().depth == 50
 
@@ -228,7 +218,7 @@ def test_ten_jobs_are_worth_a_notice_and_nine_are_not(fleet: Fleet) -> None:
 
 
 def test_no_kind_with_a_command_is_an_error_and_not_a_silent_stall(fleet: Fleet) -> None:
-    nothing = Fleet(**{**vars(fleet), "options": FleetOptions(jobs={})})
+    nothing = replace(fleet, options=FleetOptions(jobs={}))
     with pytest.raises(ValueError, match="no kind of job can be queued"):
         run(nothing)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from fleet import logs
+from tests.waiting import until
 from workers import children
 from workers.children import Child, Flower, free_port
 
@@ -47,7 +48,7 @@ class TestAChild:
         assert done.tail() == f"True {tmp_path}"
 
     def test_that_lives_needs_no_mending(self, child: Callable[[str], Child]) -> None:
-        living = child("import time; time.sleep(60)")
+        living = child("import signal; signal.pause()")
         living.start()
         assert living.alive
         assert living.mend() == ""
@@ -117,19 +118,17 @@ def test_no_free_port_is_an_error() -> None:
         free_port(65536)
 
 
-LISTENER = "import socket, time; s = socket.create_server(('127.0.0.1', {})); time.sleep(60)"
+LISTENER = "import signal, socket; s = socket.create_server(('127.0.0.1', {})); signal.pause()"
 
 
 def test_a_dashboard_answers_only_where_it_listens_itself(child: Callable[[str], Child], tmp_path: Path) -> None:
     port = free_port(random.randrange(10_000, 20_000))
     flower = Flower("flower", [], dict(os.environ), tmp_path, tmp_path / "flower.log", port=port)
-    other, mine = child("import time; time.sleep(60)"), child(LISTENER.format(port))
+    other, mine = child("import signal; signal.pause()"), child(LISTENER.format(port))
     assert not flower.answers()  # it has not been started
     other.start()
     mine.start()
     listening = Flower("flower", [], dict(os.environ), tmp_path, tmp_path / "flower.log", mine.process, port=port)
-    while not listening.answers():
-        assert mine.alive
-        time.sleep(0.01)
+    until(listening.answers)
     flower.process = other.process
     assert not flower.answers()  # somebody answers there: somebody else

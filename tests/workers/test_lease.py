@@ -13,6 +13,7 @@ from redis.exceptions import TimeoutError
 
 from fleet.fence import Fence, FenceRefused
 from fleet.jobs import JobQueue, JobSpec
+from tests.waiting import until
 from workers import keys
 from workers.lease import LeaderLease, LeaseTiming, boottime
 from workers.settings import connect
@@ -79,10 +80,7 @@ def test_belief_ends_before_the_lease_does_and_without_any_answer(client: Redis)
     timing = LeaseTiming(ttl=60, renew_deadline=0.05, retry_period=0.01)
     lease = LeaderLease(client, "n1", timing=timing)
     assert lease.try_once()
-    until = boottime() + 5
-    while lease.fence() and boottime() < until:
-        threading.Event().wait(0.005)
-    assert lease.fence() == 0
+    until(lambda: lease.fence() == 0, 5)
     assert float(client.hget(keys.LEADER, "until")) / 1000 > time.time() + 50
 
 
@@ -148,10 +146,7 @@ def test_a_write_with_an_old_fence_is_refused_and_writes_nothing(client: Redis) 
 
 
 def await_leading(lease: LeaderLease) -> None:
-    until = boottime() + 5
-    while not lease.fence():
-        assert boottime() < until, "it does not lead"
-        threading.Event().wait(0.005)
+    until(lambda: lease.fence() > 0, 5, "it does not lead")
 
 
 def test_a_leader_that_steps_down_lets_another_one_lead_first(compete: Callable[..., LeaderLease]) -> None:
@@ -189,13 +184,6 @@ def listeners(client: Redis) -> int:
 def looks(client: Redis) -> int:
     stats = client.info("commandstats")
     return sum(int(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"]) for name in ("pttl", "evalsha"))
-
-
-def until(condition: Callable[[], object]) -> None:
-    give_up = boottime() + 10
-    while not condition():
-        assert boottime() < give_up, "it did not happen"
-        threading.Event().wait(0.005)
 
 
 def test_who_stands_by_looks_when_the_lease_ends_and_not_before(

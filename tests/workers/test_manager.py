@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from redis import Redis, RedisError
 
+from tests.waiting import until
 from workers.ledger import Grant, Ledger, Refusal, Scheduled
 from workers.manager import LoopManager, RefusedByState, UnknownLoop
 from workers.settings import connect
@@ -87,9 +87,7 @@ class TestSteering:
         assert "alpha" not in ticks(ledger)
         manager.resume("alpha")
         manager.set_interval("alpha", 0.1)
-        give_up = time.monotonic() + 10
-        while "alpha" not in ticks(ledger):
-            assert time.monotonic() < give_up
+        until(lambda: "alpha" in ticks(ledger), 10)
 
     def test_a_stopped_loop_is_refused_at_the_gate_until_it_is_started(
         self, manager: LoopManager, ledger: Ledger

@@ -12,7 +12,7 @@ from fleet.tailnet import Tailnet
 from fleet.tailnet_attempt import TailnetWatch
 from fleet.tailscale import TailnetOptions
 from fleet.tailscale_simulated import SimulatedTailscale
-from tests.fleet.node_stage import until
+from tests.waiting import until
 from workers.membership import Membership, has_tailnet
 from workers.presence import Reporter, Rows
 

@@ -18,6 +18,7 @@ from celery.worker import state
 from redis import Redis
 
 from fleet.nodes import HEARTBEAT, SILENT_AFTER, Node, NodeRegistry, NodeTaken
+from tests.waiting import until
 from workers.presence import Presence, Reporter, identity, is_gone
 from workers.settings import connect
 
@@ -74,13 +75,6 @@ def node(nodes: NodeRegistry) -> Node:
 def server_time(nodes: NodeRegistry) -> float:
     """Redis time, as a heartbeat of another role tells it."""
     return nodes.heartbeat("n1", "jobs", {})
-
-
-def until(condition: Callable[[], Any], seconds: float = 20) -> None:
-    give_up = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < give_up, "it did not happen"
-        threading.Event().wait(0.01)
 
 
 def a_dead_process(*, reaped: bool = True) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pytest
 
 from fleet.probing import Answer, Responder, new_key, probe
 from tests.conftest import free_port
-from tests.fleet.node_stage import until
+from tests.waiting import until
 from workers import responder
 from workers.responder import CONNECTIONS, ProbeServer, listen
 

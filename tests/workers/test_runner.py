@@ -14,6 +14,7 @@ import pytest
 
 from fleet.fence import FenceRefused
 from tasks.loop import Loop
+from tests.waiting import until
 from workers.runner import RunFailed
 
 Declare = Callable[..., Loop]
@@ -105,13 +106,6 @@ def test_a_body_that_exits_fails_its_run_and_not_the_worker(bench: Any, declare:
         bench.runner(declare(lambda fleet, options, tick: sys.exit(1))).run("x", None)
 
 
-def until(condition: Callable[[], Any], seconds: float = 5.0) -> None:
-    give_up = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < give_up, "not in time"
-        time.sleep(0.005)
-
-
 def test_a_body_past_its_deadline_loses_its_run_and_is_not_started_twice(bench: Any, declare: Declare) -> None:
     release = threading.Event()
     abandoned: list[tuple[threading.Thread, str]] = []
@@ -168,7 +162,7 @@ def test_an_async_body_is_cancelled_at_its_deadline(bench: Any, declare: Declare
 
     async def body(fleet: Any, options: Any, tick: Any) -> None:
         try:
-            await asyncio.sleep(30)
+            await asyncio.Event().wait()
         except asyncio.CancelledError:
             cancelled.set()
             raise
@@ -258,7 +252,7 @@ def test_runs_whose_worker_died_and_runs_past_their_deadline_count_as_failures_t
     bench: Any, declare: Declare
 ) -> None:
     async def body(fleet: Any, options: Any, tick: Any) -> None:
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
 
     runner = bench.runner(declare(body), deadline=0.01)
     for _ in range(2):
@@ -284,9 +278,7 @@ def test_a_body_may_ask_for_its_next_run(bench: Any, declare: Declare) -> None:
 def test_the_run_lease_is_renewed_while_the_body_runs(bench: Any, declare: Declare) -> None:
     def body(fleet: Any, options: Any, tick: Any) -> dict[str, float]:
         first = bench.redis.zscore("{backbeat}:running", "x")
-        deadline = time.monotonic() + 5
-        while bench.redis.zscore("{backbeat}:running", "x") == first and time.monotonic() < deadline:
-            time.sleep(0.01)
+        until(lambda: bench.redis.zscore("{backbeat}:running", "x") != first, 5)
         return {"renewed_by_ms": bench.redis.zscore("{backbeat}:running", "x") - first}
 
     bench.runner(declare(body), run_ttl=0.4).run("x", None)

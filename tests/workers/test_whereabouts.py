@@ -15,7 +15,7 @@ from redis import Redis
 from fleet.nodes import NodeRegistry
 from fleet.options import PublicAddress
 from fleet.public_address import NoPublicAddress, ask
-from tests.fleet.node_stage import until
+from tests.waiting import until
 from workers.presence import Reporter
 from workers.settings import Settings
 from workers.whereabouts import ASK_AGAIN, Whereabouts

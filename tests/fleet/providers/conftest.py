@@ -20,7 +20,7 @@ from fleet.providers.simulated import Simulated, SimulatedOptions
 from tests.fleet.providers.engine_stage import Engine, Serving
 
 TOOL = Path(__file__).parent / "tool_stage.py"
-SLEEPER = ("{python}", "-I", "-S", "-c", "import time; time.sleep(600)")
+SLEEPER = ("{python}", "-I", "-S", "-c", "import signal; signal.pause()")
 
 
 class Stage(Protocol):

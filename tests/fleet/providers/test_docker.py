@@ -14,7 +14,7 @@ import pytest
 
 from fleet.providers.docker import Docker, DockerOptions
 from fleet.providers.port import ProviderError, ProviderSilent
-from tests.fleet.node_stage import until
+from tests.waiting import until
 
 
 def test_a_node_is_a_container_for_each_process_with_one_volume_and_our_settings(docker):

@@ -14,23 +14,24 @@ import pytest
 from fleet.providers import local as module
 from fleet.providers.local import Local, LocalNode, LocalOptions
 from fleet.providers.port import ProviderError
-from tests.fleet.node_stage import lives, until
+from tests.fleet.node_stage import lives
+from tests.waiting import until
 
 #: Says its environment, then obeys SIGTERM or not; it has a child in a session of its own, as a job is.
 NODE = """
-import json, os, signal, subprocess, sys, time
+import json, os, signal, subprocess, sys
 def note(_number, _frame):
     open(os.environ["BACKBEAT_DATA"] + "/terminated", "w").close()
     if sys.argv[1] != "stubborn":
         sys.exit(0)
 signal.signal(signal.SIGTERM, note)
-sleeper = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)"]
+sleeper = [sys.executable, "-I", "-S", "-c", "import signal; signal.pause()"]
 job = subprocess.Popen(sleeper, start_new_session=True).pid
 said = {"argv": sys.argv[1:], "job": job, "cwd": os.getcwd(), "env": dict(os.environ)}
 path = os.environ["BACKBEAT_DATA"] + "/said.json"
 open(path + ".new", "w").write(json.dumps(said))
 os.rename(path + ".new", path)
-time.sleep(600)
+while True: signal.pause()
 """
 
 
@@ -91,7 +92,7 @@ def test_a_pid_that_somebody_else_has_by_now_is_not_taken_for_the_node(local):
     provider.start(["auto-1-1"], "auto_scaling:1")
     node = LocalNode(local.folder / "auto-1-1")
     mine = node.processes["jobs"]["pid"]
-    other = psutil.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+    other = psutil.Popen([sys.executable, "-c", "import signal; signal.pause()"], start_new_session=True)
     node.write(processes={**node.processes, "jobs": {"pid": other.pid, "create_time": other.create_time() - 60}})
     provider.stop(["auto-1-1"], "auto_scaling:2")
     assert lives(other.pid)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
-import time
 from pathlib import Path
 
 state = Path(sys.argv[1])
@@ -13,7 +13,7 @@ verb, words = sys.argv[2], sys.argv[3:]
 rows = json.loads(state.read_text()) if state.exists() else []
 trouble = (state.parent / "trouble").read_text() if (state.parent / "trouble").exists() else ""
 if trouble == f"hang {verb}":
-    time.sleep(600)
+    signal.pause()
 if trouble == f"refuse {verb}":
     sys.exit(f"no offers: {verb}")
 if verb == "up":
