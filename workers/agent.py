@@ -105,14 +105,9 @@ class AgentStep(bootsteps.StartStopStep):
 
     def shutdown(self, _consumer: Any) -> None:
         """The worker ends (not on a reconnect)."""
-        if self.membership is not None:
-            self.membership.stop()
-        if self.whereabouts is not None:
-            self.whereabouts.stop()
-        if self.vitals is not None:
-            self.vitals.stop()
-        if self.lease is not None:
-            self.lease.stop()
+        for part in (self.membership, self.whereabouts, self.vitals, self.lease):
+            if part is not None:
+                part.stop()
         if self.presence is not None:
             self.presence.leave()
         self.backbeat.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import getpass
 import socket
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import click
@@ -50,7 +50,7 @@ def show(cluster: Cluster, node: str, as_json: bool) -> None:
       backbeat nodes show node-1 --json | jq .roles.agent
     """
     status = cluster.manager.get_status()
-    found = _find(cluster, [node], history=True)[0]
+    found = replace(_find(cluster, [node])[0], history=cluster.nodes.history(node))
     document = found.document(status["now"])
     leads = (status["leader"] or {}).get("node_id") == node
     all_of_it = {**asdict(found), **document, "leads": leads}
@@ -85,41 +85,29 @@ def drain(cluster: Cluster, nodes: tuple[str, ...], reason: str, as_json: bool) 
     _tell(cluster, found, as_json, lambda node: f"{node.node_id}: drains; {_running(node)}")
 
 
-@nodes.command()
-@click.argument("nodes", nargs=-1, required=True, metavar="NODE...")
-@json_option
-@on_cluster
-def undrain(cluster: Cluster, nodes: tuple[str, ...], as_json: bool) -> None:
-    """Let NODEs claim jobs again.
-
-    \b
-    Example:
-      backbeat nodes undrain node-1
-    """
-    found = _find(cluster, nodes)
-    cluster.nodes.mark({node.node_id: {"drain": None} for node in found})
-    _tell(cluster, found, as_json, lambda node: f"{node.node_id}: takes jobs again")
+def _unmark(name: str, mark: str, past: str, help_text: str) -> None:
+    @nodes.command(name=name, help=f"{help_text}\n\n\b\nExample:\n  backbeat nodes {name} node-1")
+    @click.argument("nodes", nargs=-1, required=True, metavar="NODE...")
+    @json_option
+    @on_cluster
+    def command(cluster: Cluster, nodes: tuple[str, ...], as_json: bool) -> None:
+        found = _find(cluster, nodes)
+        cluster.nodes.mark({node.node_id: {mark: None} for node in found})
+        _tell(cluster, found, as_json, lambda node: f"{node.node_id}: {past}")
 
 
-@nodes.command()
-@click.argument("nodes", nargs=-1, required=True, metavar="NODE...")
-@json_option
-@on_cluster
-def reset(cluster: Cluster, nodes: tuple[str, ...], as_json: bool) -> None:
-    """Give NODEs all their attempts again to be recovered into their tailnet, from its next run on.
-
-    \b
-    Example:
-      backbeat nodes reset node-1
-    """
-    found = _find(cluster, nodes)
-    cluster.nodes.mark({node.node_id: {"tailnet": None} for node in found})
-    _tell(cluster, found, as_json, lambda node: f"{node.node_id}: its tailnet is recovered from the first attempt on")
+_unmark("undrain", "drain", "takes jobs again", "Let NODEs claim jobs again.")
+_unmark(
+    "reset",
+    "tailnet",
+    "its tailnet is recovered from the first attempt on",
+    "Give NODEs all their attempts again to be recovered into their tailnet, from tailscale_recovery's next run on.",
+)
 
 
-def _find(cluster: Cluster, names: Any, *, history: bool = False) -> list[Node]:
+def _find(cluster: Cluster, names: Any) -> list[Node]:
     """The nodes of these names; ends the command when there is one that is not known."""
-    known = {node.node_id: node for node in cluster.nodes.all(history=history)}
+    known = {node.node_id: node for node in cluster.nodes.all()}
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)

@@ -8,6 +8,7 @@ from typing import Any
 from celery.apps.worker import Worker as CeleryWorker
 from celery.exceptions import WorkerShutdown
 from celery.worker.consumer import Consumer as CeleryConsumer
+from celery.worker.state import maybe_shutdown
 from redis import RedisError
 
 from workers.settings import SettingsError, refuse_eviction
@@ -34,7 +35,7 @@ class Consumer(CeleryConsumer):
                 _log(conn, error)
 
         conn = conn.ensure_connection(
-            tell, None, interval_start=0.2, interval_step=0.2, interval_max=1.0, callback=_maybe_shutdown
+            tell, None, interval_start=0.2, interval_step=0.2, interval_max=1.0, callback=maybe_shutdown
         )
         self.broker_connection_retry_attempt = 0
         if self.first_connection_attempt:
@@ -54,9 +55,3 @@ class Consumer(CeleryConsumer):
 
 def _log(conn: Any, error: BaseException) -> None:
     log.error("no connection to %s: %s; trying again every second", conn.as_uri(), error)
-
-
-def _maybe_shutdown() -> None:
-    from celery.worker.state import maybe_shutdown
-
-    maybe_shutdown()

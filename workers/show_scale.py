@@ -39,7 +39,7 @@ def scale(document: Document, now: float, width: int) -> RenderableType:
     if nodes:
         table = fitted(_COLUMNS, nodes[:_LISTED], now, width, lambda each: NODE_STYLES[each["status"]])
         parts += [Text(), table]
-    if left_out := bounded(min(len(nodes), _LISTED), len(nodes), "nodes that it started"):
+    if left_out := bounded(min(len(nodes), _LISTED), len(nodes), "nodes that it started", "backbeat nodes --limit"):
         parts.append(left_out)
     return Group(*parts)
 

@@ -85,9 +85,9 @@ def facts(rows: Mapping[str, str], styles: Mapping[str, str] | None = None) -> T
     return table
 
 
-def bounded(shown: int, known: int, what: str) -> Text | None:
-    """A line that says how much is left out; None when nothing is."""
-    return Text(f"showing {shown} of {known:,} {what}; more with --limit", style="dim") if known > shown else None
+def bounded(shown: int, known: int, what: str, more: str = "--limit") -> Text | None:
+    """A line that says how much is left out, and what shows `more`; None when nothing is."""
+    return Text(f"showing {shown} of {known:,} {what}; more with {more}", style="dim") if known > shown else None
 
 
 def ago(at: float | None, now: float) -> str:

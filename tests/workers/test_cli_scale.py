@@ -65,6 +65,11 @@ class TestShown:
         document = {**asdict(scaling), "nodes_started": [], "loop": None, **more}
         return text(show_scale.scale(document, NOW, 80))
 
+    def test_says_which_command_shows_the_nodes_that_are_left_out(self) -> None:
+        started = [node(f"auto-1-{number}") for number in range(60)]
+        last = self.seen(Scaling(), nodes_started=started).splitlines()[-1]
+        assert last == "showing 50 of 60 nodes that it started; more with backbeat nodes --limit"
+
     def test_in_full(self) -> None:
         scaling = Scaling(
             last_up_at=NOW - 20,
