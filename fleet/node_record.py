@@ -12,6 +12,8 @@ from typing import Any
 
 from pydantic_core import from_json  # thrice as fast as json, and histories are long
 
+from fleet.inventory import is_address
+
 Form = Callable[[Any], bool]
 
 
@@ -25,6 +27,10 @@ def _is_text(value: Any) -> bool:
 
 def _is_object(value: Any) -> bool:
     return isinstance(value, dict)
+
+
+def _or_none(form: Form) -> Form:
+    return lambda value: value is None or form(value)
 
 
 def _list_of(form: Form) -> Form:
@@ -63,8 +69,29 @@ _FORMS: Mapping[str, Form] = {
     "silent": _list_of(_is_text),
     "over": _object_of(_is_number),
 }
-#: Marks whose forms their own loops know.
-_OPAQUE = ("address", "tailnet")
+
+
+def _is_change(value: Any) -> bool:
+    return isinstance(value, dict) and _is_number(value.get("at")) and _or_none(_is_text)(value.get("from"))
+
+
+#: What ip_discovery reads of its mark.
+_ADDRESS: Mapping[str, Form] = {
+    "address": _or_none(lambda value: _is_text(value) and is_address(value)),
+    "source": _or_none(_is_text),
+    "since": _or_none(_is_number),
+    "failures": lambda value: type(value) is int and value >= 0,
+    "changes": _list_of(_is_change),
+}
+
+
+def _is_address_mark(value: Mapping[str, Any]) -> bool:
+    """An address means nothing without the rest, so such a mark is sound as a whole or not at all."""
+    named = value.get("address") is not None
+    said = all(form(value[name]) if name in value else not named for name, form in _ADDRESS.items())
+    return said and _is_number(value.get("checked_at", 0.0))
+
+
 _METRICS: Mapping[str, Form] = {
     **dict.fromkeys(("cpu", "memory", "memory_total", "disk", "disk_free", "cores"), _is_number),
     "load": _list_of(_is_number),
@@ -75,10 +102,10 @@ _METRICS: Mapping[str, Form] = {
 def read_object(text: Any, name: str, unread: list[str]) -> dict[str, Any] | None:
     """A role's facts, or a mark; None when it is none. What is left out is added to `unread`."""
     value = _parsed(text)
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or (name == "address" and not _is_address_mark(value)):
         unread.append(name)
         return None
-    if name in _OPAQUE:
+    if name in ("address", "tailnet"):  # the other one is for `tailnet_recovery.Mark` to judge
         return value
     known = _kept(value, _FORMS, name, unread)
     if "metrics" in known:

@@ -23,6 +23,7 @@ from fleet.inventory import StaticNode, is_address, is_host_name
 from fleet.nodes import Node
 from fleet.notices import Notice, listed
 from fleet.probing import REFUSED, TIMED_OUT, WRONG_NODE, Answer, Responder
+from fleet.tailnet_recovery import Mark
 
 Source = Literal["current", "dns", "tailnet", "public", "lan"]
 Family = Literal["ipv4", "ipv6"]
@@ -229,11 +230,11 @@ def _checked_at(node: Node, now: float) -> float:
 
 def _is_news(node: Node, policy: Policy, now: float) -> bool:
     mark = node.marks.get("address")
-    if mark is None or mark["address"] is None:
+    if mark is None or mark.get("address") is None:
         return False
     if 0 < mark["failures"] < policy.failures_before_switch:
         return True
-    if node.marks.get("tailnet", {}).get("gave_up_at", 0.0) > _checked_at(node, now):
+    if (Mark.of(node).gave_up_at or 0.0) > _checked_at(node, now):
         return True  # tailscale_recovery can do no more: a direct address is wanted
     named = dict(_told(node))
     return node.is_live(now) and mark["source"] in ("tailnet", "lan") and bool(named) and mark["address"] not in named

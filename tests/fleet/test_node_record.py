@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis import Redis
 
-from fleet import health, idleness, reaping
+from fleet import health, idleness, reachability, reaping
 from fleet.meter import Meter
 from fleet.nodes import MARKS, NODE, NODES, ROLES, NodeRegistry, decode_nodes
+from fleet.probing import Answer
 from fleet.scale_snapshot import Member
 from tasks.health_aggregation import Options as HealthOptions
 from tasks.idle_detection import Options as IdleOptions
+from tasks.ip_discovery import Options as AddressOptions
 from tasks.job_reaper import Options as ReaperOptions
 from workers.presence import identity
 
@@ -37,6 +40,20 @@ anything = st.recursive(
 records = st.dictionaries(st.sampled_from(NAMES), anything) | st.fixed_dictionaries(
     {"metrics": st.dictionaries(st.sampled_from(METRICS), anything)}
 )
+places = st.sampled_from(["10.0.0.7", "nowhere"]) | st.none() | anything
+changes = st.fixed_dictionaries({}, optional={"at": st.just(NOW) | anything, "from": places, "to": places})
+addresses = st.fixed_dictionaries(
+    {},
+    optional={
+        "address": places,
+        "source": st.just("lan") | anything,
+        "since": st.just(NOW) | anything,
+        "failures": st.integers(-1, 3) | anything,
+        "changes": st.lists(changes, max_size=3) | anything,
+        "checked_at": st.just(NOW) | anything,
+    },
+)
+given_up = st.fixed_dictionaries({"gave_up_at": st.just(NOW) | anything})
 texts = st.sampled_from(["", "garbage", "[", "null"]) | (records | anything).map(json.dumps)
 instants = st.none() | st.sampled_from(["", "x", "nan", str(NOW * 1000), str(NOW * 1000 - 60_000)])
 
@@ -49,6 +66,7 @@ def row(node_id: str, said: dict[str, Any]) -> list[Any]:
 @given(
     said=st.fixed_dictionaries(
         dict.fromkeys((*ROLES, "health", "idle", "drain", "history"), texts)
+        | {"address": texts | addresses.map(json.dumps), "tailnet": texts | given_up.map(json.dumps)}
         | {f"{role}:at": instants for role in ROLES}
     )
 )
@@ -62,6 +80,15 @@ def test_whatever_one_node_says_the_loops_go_on_with_the_others(said: dict[str, 
     idleness.decide(nodes, IdleOptions(), NOW)
     reaping.gone(nodes, ["evil", "fine"], ReaperOptions(), NOW)
     reaping.idle_slots(nodes, NOW)
+    where = AddressOptions()
+    able = [replace(each, roles={"agent": {"probe": {"port": 7, "key": "k"}}}) for each in nodes]
+    assert {each.node_id for each in reachability.due(able, where, NOW)} == {"evil", "fine"}
+    options = {each.node_id: reachability.candidates(each, ["10.0.0.8"], None, where) for each in able}
+    answers = {"10.0.0.8": Answer("answered")}
+    found = {node_id: (each, answers) for node_id, each in options.items()}
+    moved = reachability.decide(able, found, where, NOW).changes
+    assert moved["fine"]["address"]["address"] == "10.0.0.8"
+    json.dumps(moved["evil"], allow_nan=False)
     for node in nodes:
         Member.of(node, ["cpu"], NOW)
         json.dumps(node.document(NOW))
@@ -71,6 +98,7 @@ def test_whatever_one_node_says_the_loops_go_on_with_the_others(said: dict[str, 
     ("fields", "unread"),
     [
         ({"address": '{"address": null, "since": null, "reachable": false}', "tailnet": '{"since": null}'}, []),
+        ({"address": '{"address": "10.0.0.7", "failures": 0, "reachable": true}'}, ["address"]),
         ({"agent": "garbage", "agent:at": "1"}, ["agent"]),
         ({"agent": "{}"}, ["agent:at"]),
         ({"agent": '{"metrics": 5}', "agent:at": "1"}, ["agent.metrics"]),
