@@ -6,8 +6,7 @@ import asyncio
 import ipaddress
 import socket
 import threading
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Iterable
 
 #: Lookups at once in one process. The system's resolver cannot be interrupted: one that hangs keeps its thread.
 LOOKUPS = 256
@@ -16,6 +15,15 @@ _free = threading.BoundedSemaphore(LOOKUPS)
 
 
 async def resolve(names: Collection[str], timeout: float) -> dict[str, tuple[str, ...] | str]:
+    """As `look_up`, but only addresses by which others can reach a machine: its own name is often its loopback's."""
+    found = await look_up(names, timeout)
+    return {
+        name: told if isinstance(told, str) else usable(told) or "it has no address that others can use"
+        for name, told in found.items()
+    }
+
+
+async def look_up(names: Collection[str], timeout: float) -> dict[str, tuple[str, ...] | str]:
     """The addresses of each name, or why there are none; takes at most `timeout` seconds for all of them."""
     lookups = {name: _Lookup(name) for name in names}
     waiting = [lookup.done for lookup in lookups.values() if lookup.start()]
@@ -33,11 +41,16 @@ class _Lookup:
         self.done: asyncio.Future[tuple[str, ...] | str] = self._loop.create_future()
 
     def start(self) -> bool:
-        """False: too many others hang."""
+        """False: too many others hang, or the system has no thread to give."""
         if not _free.acquire(blocking=False):
             self.done.set_result(f"{LOOKUPS} other lookups hang")
             return False
-        threading.Thread(target=self._run, name=f"dns {self._name}", daemon=True).start()
+        try:
+            threading.Thread(target=self._run, name=f"dns {self._name}", daemon=True).start()
+        except RuntimeError as error:
+            _free.release()
+            self.done.set_result(str(error))
+            return False
         return True
 
     def found(self, timeout: float) -> tuple[str, ...] | str:
@@ -50,7 +63,7 @@ class _Lookup:
         result: tuple[str, ...] | str
         try:
             rows = socket.getaddrinfo(self._name, None, type=socket.SOCK_STREAM)
-            result = usable(row[4][0] for row in rows) or "it has no address that others can use"
+            result = tuple(dict.fromkeys(str(row[4][0]) for row in rows)) or "it has no address"
         except (OSError, UnicodeError) as error:
             result = getattr(error, "strerror", None) or str(error)
         finally:
@@ -65,10 +78,10 @@ class _Lookup:
             self.done.set_result(result)
 
 
-def usable(addresses: Any) -> tuple[str, ...]:
-    """Those that others can reach a machine by: a machine's own name is often its loopback's."""
+def usable(addresses: Iterable[str]) -> tuple[str, ...]:
+    """Those of them that others can reach a machine by."""
     found = []
-    for text in dict.fromkeys(map(str, addresses)):
+    for text in addresses:
         address = ipaddress.ip_address(text.partition("%")[0])
         if not (address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified):
             found.append(str(address))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from fleet.addresses import TAILNETS, told
 from fleet.inventory import StaticNode, is_address
 from fleet.nodes import Node
+from fleet.resolving import look_up
 from fleet.tailnet import LIMIT
 from fleet.tailscale import ERROR_LIMIT, Printed, SshOptions, TailscaleError, at_home
 
@@ -102,12 +103,13 @@ async def connected(target: Target) -> AsyncIterator[SshShell]:
     for file in (target.known_hosts, target.key):
         if not file.is_file():
             raise TailscaleError(f"SSH wants the file {file}, and there is none")
-    refusals = []
-    for address in target.addresses:
+    places, refusals = await _places(target)
+    for host, address in places:
         try:
-            connection = await _connect(target, address)
+            connection = await _connect(target, host, address)
         except TailscaleError as error:
-            refusals.append(f"{address} port {target.port}: {error}")
+            where = address if address == host else f"{host} ({address})"
+            refusals.append(f"{where} port {target.port}: {error}")
             continue
         try:
             yield SshShell(connection)
@@ -117,7 +119,17 @@ async def connected(target: Target) -> AsyncIterator[SshShell]:
     raise TailscaleError("; ".join(refusals))
 
 
-async def _connect(target: Target, address: str) -> asyncssh.SSHClientConnection:
+async def _places(target: Target) -> tuple[list[tuple[str, str]], list[str]]:
+    """Hosts, each with one of its addresses, in the order to try them; and why there are none of some hosts."""
+    # asyncssh's own way leaves a name server that hangs to a pool of threads, which `asyncio.run` waits for
+    names = [host for host in target.addresses if not is_address(host)]
+    found = {host: (host,) for host in target.addresses} | await look_up(names, target.connect_within)
+    unknown = [f"{host}: {told}" for host, told in found.items() if isinstance(told, str)]
+    known = [(host, each) for host, told in found.items() if not isinstance(told, str) for each in told]
+    return known[:ADDRESSES], unknown
+
+
+async def _connect(target: Target, host: str, address: str) -> asyncssh.SSHClientConnection:
     import asyncssh
 
     asyncssh.set_log_level("WARNING")  # it tells of every step of every connection
@@ -126,6 +138,7 @@ async def _connect(target: Target, address: str) -> asyncssh.SSHClientConnection
             return await asyncssh.connect(
                 address,
                 target.port,
+                host_key_alias=host,  # known_hosts has it by this name
                 username=target.user,
                 client_keys=[str(target.key)],
                 known_hosts=str(target.known_hosts),

@@ -7,12 +7,16 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fleet import resolving
-from fleet.resolving import LOOKUPS, resolve, usable
+from fleet.public_address import NoPublicAddress, ask
+from fleet.resolving import LOOKUPS, look_up, resolve, usable
+from fleet.ssh import Target, connected
+from fleet.tailscale import TailscaleError
 
 
 def test_names_are_resolved_and_what_dns_does_not_know_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,6 +37,10 @@ def test_names_are_resolved_and_what_dns_does_not_know_says_why(monkeypatch: pyt
         "strange.example.com": "label too long",
     }
     assert asyncio.run(resolve([], 10)) == {}
+    assert asyncio.run(look_up(names[:2], 10)) == {
+        "a.example.com": ("10.0.0.7", "fe80::1%eth0", "2001:db8::7"),
+        "here.example.com": ("127.0.1.1",),
+    }
 
 
 def test_an_own_name_that_means_loopback_is_of_no_use_to_others() -> None:
@@ -77,3 +85,29 @@ def test_it_works_again_when_the_resolver_does(hanging: threading.Event) -> None
     asyncio.run(resolve(["a.example.com"], 0.01))
     hanging.set()
     assert asyncio.run(resolve(["a.example.com"], 30)) == {"a.example.com": ("10.0.0.7",)}
+
+
+def test_nobody_waits_for_a_resolver_that_hangs(hanging: threading.Event, tmp_path: Path) -> None:
+    async def log_in() -> None:
+        async with connected(Target(("n1.example.com",), "u", 22, tmp_path / "key", tmp_path / "known", 0.2)):
+            pass
+
+    for name in ("key", "known"):
+        (tmp_path / name).touch()
+    with pytest.raises(TailscaleError, match=r"^n1\.example\.com: no answer within 0\.2 s$"):
+        asyncio.run(log_in())
+    with pytest.raises(NoPublicAddress, match=r"http://ip\.example\.com/: "):
+        asyncio.run(ask(["http://ip.example.com/"], 0.2))
+    hang = {thread.name for thread in threading.enumerate() if thread.name.startswith("dns ")}
+    assert hang == {"dns n1.example.com", "dns ip.example.com"}
+
+
+def test_a_lookup_for_which_there_is_no_thread_takes_no_place(
+    hanging: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_more(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", no_more)
+    names = [f"n{number}.example.com" for number in range(LOOKUPS + 1)]
+    assert asyncio.run(resolve(names, 10)) == dict.fromkeys(names, "can't start new thread")

@@ -7,8 +7,9 @@ import contextlib
 import socket
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import psutil
 import pytest
@@ -131,6 +132,22 @@ def test_the_first_address_that_answers_is_used_and_each_that_does_not_is_named(
     assert run(to(server, "127.0.0.2", "127.0.0.1"), ["true"]).code == 0
     with pytest.raises(TailscaleError, match=r"127\.0\.0\.2 port \d+: ConnectionRefused.*; 127\.0\.0\.3 port \d+: "):
         run(to(server, "127.0.0.2", "127.0.0.3", port=free_port()), ["true"])
+
+
+def test_a_host_is_known_by_its_name(server: SshServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    addresses = {"n1.example.com": ["127.0.0.2", "127.0.0.1"], "other.example.com": ["127.0.0.1"]}
+    real = socket.getaddrinfo
+
+    def look_up(name: str, *given: Any, **more: Any) -> list[Any]:
+        return [row for each in addresses.get(name, [name]) for row in real(each, *given, **more)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    known = tmp_path / "known"
+    known.write_text(server.known_hosts.read_text().replace("127.0.0.1", "n1.example.com"))
+    where = replace(to(server), addresses=("n1.example.com",), known_hosts=known)
+    assert run(where, ["true"]).code == 0
+    with pytest.raises(TailscaleError, match=r"other\.example\.com \(127\.0\.0\.1\) port \d+: its host key is not"):
+        run(replace(where, addresses=("other.example.com",)), ["true"])
 
 
 def test_a_server_that_says_nothing_is_given_up(server: SshServer) -> None:
