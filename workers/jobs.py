@@ -1,8 +1,8 @@
 """The jobs worker's boot step: heartbeats of running jobs, wake-ups that are owed, and draining.
 
-The jobs worker is the one that consumes `jobs.<capability>`. Every two seconds one script renews what
-this node runs, says what it lost (cancelled, reaped), and counts the wake-ups missing from the broker;
-without a job, a third as often.
+The jobs worker is the one that consumes `jobs.<capability>`. Every two seconds, or six while no job runs, one
+script renews what this node runs, says what it lost (cancelled, reaped), and counts the wake-ups missing from
+the broker.
 """
 
 from __future__ import annotations
