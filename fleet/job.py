@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 import secrets
@@ -22,6 +23,8 @@ ERROR_LIMIT = 4000
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _HOLDER = re.compile(r"[!-~]{1,200}")
+
+log = logging.getLogger("backbeat.jobs")
 
 
 class JobStatus(StrEnum):
@@ -206,19 +209,23 @@ class JobCounts:
 
     @classmethod
     def decode(cls, counts: Mapping[Any, Any], games: Mapping[Any, Any]) -> JobCounts:
+        """Read the registry's counters. One that this version does not know is left out, and logged."""
         by_status = dict.fromkeys(JobStatus, 0)
         by_kind: dict[str, dict[JobStatus, int]] = {}
         outstanding, pending = {}, {}
         for name, value in counts.items():
-            match _text(name).split(":"):
-                case ["status", status]:
-                    by_status[JobStatus(status)] = int(value)
-                case ["kind", kind, status]:
-                    by_kind.setdefault(kind, dict.fromkeys(JobStatus, 0))[JobStatus(status)] = int(value)
-                case ["outstanding", kind, config]:
-                    outstanding[kind, config] = int(value)
-                case ["pending", capability]:
-                    pending[capability] = int(value)
+            try:
+                match _text(name).split(":"):
+                    case ["status", status]:
+                        by_status[JobStatus(status)] = int(value)
+                    case ["kind", kind, status]:
+                        by_kind.setdefault(kind, dict.fromkeys(JobStatus, 0))[JobStatus(status)] = int(value)
+                    case ["outstanding", kind, config]:
+                        outstanding[kind, config] = int(value)
+                    case ["pending", capability]:
+                        pending[capability] = int(value)
+            except ValueError as error:
+                log.warning("the counter %r of jobs is left out: %s", name, error)
         produced = {_text(name): int(value) for name, value in games.items()}
         return cls(by_status, by_kind, outstanding, produced, pending)
 

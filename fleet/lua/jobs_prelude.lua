@@ -145,11 +145,15 @@ end
 
 -- fetch(entry, status, place, now): the job an entry stands for in that status; place is its capability or its node.
 local function fetch(entry, status, place, now)
-  local id = parse(entry)
-  local job = id and load(id)
-  local at_home = job and (HELD[status] and job.node or job.capability) == place
-  if at_home and job.entry == entry and job.status == status then return job end
-  discard(entry, status, place, now)
+  local job = load(parse(entry) or '')
+  if job and job.entry ~= entry then job = nil end
+  if job and job.status == status and (HELD[status] and job.node or job.capability) == place then return job end
+  local set = job and not (HELD[status] and job.node == place) and HELD[job.status]
+  if set and redis.call('ZSCORE', set, entry) and redis.call('ZSCORE', HOLDS .. job.node, entry) then
+    redis.call('ZREM', HELD[status] and HOLDS .. place or READY .. place, entry) -- a stray one: it is held elsewhere
+  else
+    discard(entry, status, place, now)
+  end
   return nil
 end
 
@@ -171,10 +175,8 @@ local function drains(node) return redis.call('HEXISTS', NODE .. node, 'drain') 
 -- Only the holder of this attempt may speak for a job.
 local function held_by(id, attempt, node, owner)
   local job = load(id)
-  if job and HELD[job.status] and job.attempt == tonumber(attempt) and job.node == node and job.owner == owner then
-    return job
-  end
-  return nil
+  local same = job and job.attempt == tonumber(attempt) and job.node == node and job.owner == owner
+  return same and HELD[job.status] and job or nil
 end
 
 local function requeue(job, now, due, why)

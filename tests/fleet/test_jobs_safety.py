@@ -14,7 +14,7 @@ from fleet import job_keys
 from fleet.fence import Fence, FenceRefused
 from fleet.job import HELD
 from fleet.jobs import Holder, Job, JobQueue, JobSpec, JobStatus
-from tests.fleet.queue_stage import ANN, T0, claimed, ids, selfplay
+from tests.fleet.queue_stage import ANN, BOB, T0, claimed, ids, selfplay
 
 
 class TestFences:
@@ -144,6 +144,32 @@ class TestHostileRecords:
         assert redis.keys(job_keys.HOLDS + "*") == []
         assert redis.exists(job_keys.CLAIMED, job_keys.RUNNING, job_keys.HEARD, job_keys.HOLDERS) == 0
 
+    @pytest.mark.parametrize("finder", ["poll", "release_node", "held", "claim"])
+    def test_a_stray_entry_harms_no_job_that_is_held_elsewhere(
+        self, redis: Redis, queue: JobQueue, finder: str
+    ) -> None:
+        queue.enqueue([selfplay("a")], now=T0)
+        job = claimed(queue, BOB)
+        [entry] = redis.zrange(job_keys.CLAIMED, 0, -1)
+        stray = job_keys.READY + "cpu" if finder == "claim" else job_keys.HOLDS + "ann"
+        redis.zadd(stray, {entry: 1})
+        if finder != "claim":
+            redis.sadd(job_keys.HOLDERS, "ann")
+        match finder:
+            case "poll":
+                queue.poll(ANN, {}, {}, 0, now=T0)
+            case "release_node":
+                assert queue.release_node(ANN, "x", now=T0) == []
+            case "held":
+                past = {"claimed_before": 0.0, "due_before": 0.0, "silent_since": 0.0}
+                assert queue.held(**past, nodes=["ann"], now=T0) == []
+            case "claim":
+                assert queue.claim(ANN, ["cpu"], now=T0) is None
+        assert not redis.exists(stray)
+        assert queue.complete(BOB, "a", job.attempt, {}, now=T0)
+        assert redis.keys("{backbeat}:jobs:hold*") == []
+        assert queue.counts().by_status[JobStatus.FAILED] == 0
+
     def test_an_id_used_again_after_its_record_was_lost_is_another_job(self, redis: Redis, queue: JobQueue) -> None:
         queue.enqueue([selfplay("a")], now=T0)
         redis.delete(job_keys.JOB + "a")
@@ -177,6 +203,17 @@ def test_counts_by_kind_status_and_config(queue: JobQueue) -> None:
     }  # fmt: skip
     assert counts.depth == 3
     assert counts.games == {"hex8_2p": 7}
+
+
+def test_a_counter_of_another_version_is_left_out_and_named(
+    redis: Redis, queue: JobQueue, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue.enqueue([selfplay("a")], now=T0)
+    redis.hset(job_keys.COUNTS, mapping={"status:paused": 3, "kind:selfplay:paused": 2, "pending:gpu": "many"})
+    counts = queue.counts()
+    assert (counts.depth, counts.by_kind["selfplay"][JobStatus.PENDING], counts.pending) == (1, 1, {"cpu": 1})
+    named = {name for name in ("status:paused", "kind:selfplay:paused", "pending:gpu") if name in caplog.text}
+    assert len(named) == len(caplog.records) == 3
 
 
 def test_a_client_may_decode_its_replies(session_server: Any, redis: Redis) -> None:
