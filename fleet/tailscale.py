@@ -48,7 +48,8 @@ def _flags(words: tuple[str, ...]) -> tuple[str, ...]:
     for word in words:
         name = re.match(r"--([a-z][a-z-]*)(=[^\0]*)?$", word)
         if not name:
-            raise ValueError(f"{word!r}: give flags of `tailscale up` as --name or --name=value")
+            shown = without_key(re.split(r"[=\s]", word)[0], "")  # what follows may be a key, which needs no prefix
+            raise ValueError(f"{shown!r}: give flags of `tailscale up` as --name or --name=value")
         if name[1] in _OURS:
             raise ValueError(f"--{name[1]} is not for up_flags; the key goes into auth_key_file, the rest is decided")
     return words
@@ -77,7 +78,7 @@ class TailnetOptions(BaseModel):
     command: Command = Field(default=("tailscale",), description="the program; its last word is looked for in PATH")
     restart: Command = Field(default=("systemctl", "restart", "tailscaled"), description="restarts the daemon")
     up_flags: Annotated[tuple[str, ...], AfterValidator(_flags)] = Field(
-        default=(), description="all settings of `tailscale up` that differ from its defaults"
+        default=(), repr=False, description="all settings of `tailscale up` that differ from its defaults"
     )
     auth_key_file: Path | None = Field(default=None, repr=False, description="file with the key for a new login")
     ssh: SshOptions | None = Field(default=None, description="absent: lost nodes are left alone")

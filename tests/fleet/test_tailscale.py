@@ -260,3 +260,22 @@ def test_one_attempt_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_mistake_in_the_options_is_named(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         TailnetOptions.model_validate(given)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "tskey-auth-Secret",
+        "auth-key=Secret",
+        "--auth-key=Secret",
+        "--auth-key Secret",
+        "--Auth-Key=Secret",
+        "-authkey Secret",
+    ],
+)
+def test_a_key_among_the_flags_is_not_repeated(word: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        TailnetOptions(up_flags=(word,))
+    (error,) = refused.value.errors(include_input=False, include_context=False)
+    assert "flags" in error["msg"]
+    assert "Secret" not in error["msg"]

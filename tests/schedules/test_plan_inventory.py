@@ -192,3 +192,10 @@ def test_an_auth_key_where_its_files_name_should_be_is_not_shown(tmp_path: Path,
     (problem,) = problems(tmp_path, None, f"tailnet: {{{key}: tskey-auth-secret}}\n")
     assert "did you mean 'auth_key_file'?" in problem
     assert "secret" not in problem
+
+
+@pytest.mark.parametrize("flags", ["--auth-key=tskey-secret", "[tskey-secret]", "[auth-key=secret]", "{a: secret}"])
+def test_an_auth_key_among_the_flags_is_not_shown(tmp_path: Path, flags: str) -> None:
+    (problem,) = problems(tmp_path, None, f"tailnet: {{up_flags: {flags}}}\n")
+    assert "tailnet.up_flags" in problem
+    assert "secret" not in problem
