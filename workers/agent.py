@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("backbeat.agent")
 
 LOOPS_QUEUE, LEADER_QUEUE = "loops", "leader"
+#: Before the name of a node task, and before the id that names a node's queue.
+NODE = "node."
 
 
 class AgentStep(bootsteps.StartStopStep):
@@ -52,7 +54,7 @@ class AgentStep(bootsteps.StartStopStep):
             self._appear()
         if self.lease is None:
             self._compete(consumer)
-        node_queue = f"node.{self.backbeat.settings.node_id}"
+        node_queue = NODE + self.backbeat.settings.node_id
         consumer.add_task_queue(node_queue, routing_key=node_queue, exchange="")
         self.reconcile(consumer)
 

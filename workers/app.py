@@ -29,7 +29,7 @@ from schedules.plan import Plan, PlanError, load
 from tasks.loop import Loop, discover
 from tasks.node import NodeTask, discover_node_tasks, serve
 from workers import transport
-from workers.agent import LEADER_QUEUE, LOOPS_QUEUE, AgentStep
+from workers.agent import LEADER_QUEUE, LOOPS_QUEUE, NODE, AgentStep
 from workers.jobs import RUN_JOB, JobsStep
 from workers.lease import LeaderLease
 from workers.ledger import Ledger, Scheduled
@@ -39,10 +39,6 @@ from workers.settings import Settings, SettingsError, connect
 from workers.timetable import Timetable
 
 log = logging.getLogger("backbeat.app")
-
-
-#: Before the name of a node task, and before the id that names a node's queue.
-NODE = "node."
 
 CELERY_SERVERS = {"CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL"}
 
@@ -112,12 +108,16 @@ def schedule(loop: Loop, stanza: Any, source: str = "plan") -> Scheduled:
     return Scheduled(
         name=loop.name,
         interval=stanza.interval,
-        queue=LEADER_QUEUE if loop.leader_only else LOOPS_QUEUE,
+        queue=_queue(loop),
         leader_only=loop.leader_only,
         enabled=stanza.enabled,
         initial_delay=stanza.initial_delay,
         source=source,
     )
+
+
+def _queue(loop: Loop) -> str:
+    return LEADER_QUEUE if loop.leader_only else LOOPS_QUEUE
 
 
 def configure(settings: Settings) -> Celery:
@@ -173,9 +173,7 @@ def create_app(settings: Settings, loops: Mapping[str, Loop] | None = None) -> C
     for warning in plan.warnings:
         log.warning("%s", warning)
     celery = configure(settings)
-    celery.conf.task_routes = {
-        f"loops.{loop.name}": {"queue": LEADER_QUEUE if loop.leader_only else LOOPS_QUEUE} for loop in declared.values()
-    }
+    celery.conf.task_routes = {f"loops.{name}": {"queue": _queue(loop)} for name, loop in declared.items()}
     celery.backbeat = Backbeat(celery, settings, plan, declared)
     backbeat = celery.backbeat
     celery.timetable = Timetable(backbeat.ledger, backbeat.fleet, backbeat.scheduled, plan.stanzas)

@@ -79,7 +79,7 @@ class LoopManager:
         if loop["stopped"]:
             raise RefusedByState(f"{name} is stopped; start it first: backbeat start {name}")
         call = call or f"{name}:manual:{uuid.uuid4().hex[:12]}"
-        self._send(name, "leader" if loop["leader_only"] else "loops", call)
+        self._send(name, loop["queue"], call)
         return call
 
     def start_all(self) -> list[str]:

@@ -48,6 +48,7 @@ def _loop(name: str, h: Mapping[str, str], due: str, lease: str, issued: str, no
         "enabled": enabled,
         "stopped": stopped,
         "leader_only": h.get("leader_only") == "1",
+        "queue": h.get("queue", ""),
         "interval": int(h.get("interval", 0)) / 1000,
         "run_count": int(h.get("run_count", 0)),
         "success_count": successes,
