@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from socket import AddressFamily
 from typing import Any, Protocol
 
@@ -31,6 +31,16 @@ def addresses() -> dict[str, list[str]]:
     return told_apart({name: found for name, found in psutil.net_if_addrs().items() if name in up})
 
 
+def in_tailnet(address: IPv4Address | IPv6Address) -> bool:
+    """Whether a tailnet assigned it."""
+    return any(address in network for network in TAILNETS)
+
+
+def is_usable(address: IPv4Address | IPv6Address) -> bool:
+    """Whether others can reach a machine by it: it is neither loopback nor link-local."""
+    return not (address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified)
+
+
 def told(facts: Any, kind: str) -> list[str]:
     """The addresses of one kind in a heartbeat's `addresses`: from another machine, so anything."""
     named = facts.get(kind) if isinstance(facts, Mapping) else None
@@ -38,15 +48,14 @@ def told(facts: Any, kind: str) -> list[str]:
 
 
 def told_apart(interfaces: Mapping[str, Sequence[Assigned]]) -> dict[str, list[str]]:
-    """The addresses that others can use, IPv4 first: neither loopback nor link-local."""
+    """The addresses that others can use, IPv4 first."""
     found: dict[str, set[tuple[int, str]]] = {"lan": set(), "tailnet": set()}
     for name, assigned in interfaces.items():
         for each in assigned:
             if each.family not in _INTERNET:
                 continue
             address = ip_address(each.address.partition("%")[0])
-            if address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified:
-                continue
-            tailnet = name.startswith("tailscale") or any(address in network for network in TAILNETS)
-            found["tailnet" if tailnet else "lan"].add((address.version, str(address)))
+            if is_usable(address):
+                tailnet = name.startswith("tailscale") or in_tailnet(address)
+                found["tailnet" if tailnet else "lan"].add((address.version, str(address)))
     return {kind: [text for _, text in sorted(each)] for kind, each in found.items()}

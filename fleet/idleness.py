@@ -41,7 +41,7 @@ class Report:
 
 def idle_since(node: Node, policy: Policy, now: float) -> float | None:
     """Since when the node has had nothing to do, when that is for `idle_after` or longer; else None."""
-    if node.running or not _is_heard(node, now) or not _is_quiet(_reading(node), policy):
+    if node.running or not _is_heard(node, now) or not _is_quiet(busy(node.metrics), policy):
         return None
     minutes = Minute.rows(node.history)
     last_job_at: float = node.roles.get("jobs", {}).get("last_job_at", 0.0)
@@ -93,13 +93,6 @@ def _is_heard(node: Node, now: float) -> bool:
 
 def _has_gpu(node: Node) -> bool:
     return bool(node.metrics.get("gpus"))
-
-
-def _reading(node: Node) -> float | None:
-    try:
-        return busy(node.metrics)
-    except KeyError:
-        return None
 
 
 def _is_quiet(percent: float | None, policy: Policy) -> bool:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from fleet.addresses import TAILNETS, told
+from fleet.addresses import in_tailnet, told
 from fleet.inventory import StaticNode, is_address, is_host_name
 from fleet.nodes import Node
 from fleet.notices import Notice, listed
@@ -264,7 +264,7 @@ def _known(static: StaticNode | None) -> list[tuple[str, str]]:
 def _source(address: str) -> str:
     """The kind of network that an address belongs to."""
     parsed = ipaddress.ip_address(address)
-    if any(parsed in network for network in TAILNETS):
+    if in_tailnet(parsed):
         return "tailnet"
     return "public" if parsed.is_global else "lan"
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import socket
 import threading
 from collections.abc import Collection, Iterable
+from ipaddress import ip_address
+
+from fleet.addresses import is_usable
 
 #: Lookups at once in one process. The system's resolver cannot be interrupted: one that hangs keeps its thread.
 LOOKUPS = 256
@@ -80,9 +82,5 @@ class _Lookup:
 
 def usable(addresses: Iterable[str]) -> tuple[str, ...]:
     """Those of them that others can reach a machine by."""
-    found = []
-    for text in addresses:
-        address = ipaddress.ip_address(text.partition("%")[0])
-        if not (address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified):
-            found.append(str(address))
-    return tuple(found)
+    parsed = (ip_address(text.partition("%")[0]) for text in addresses)
+    return tuple(str(address) for address in parsed if is_usable(address))

@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fleet.addresses import TAILNETS, told
+from fleet.addresses import in_tailnet, told
 from fleet.inventory import StaticNode, is_address
 from fleet.nodes import Node
 from fleet.resolving import look_up
@@ -164,7 +164,7 @@ async def _close(connection: asyncssh.SSHClientConnection) -> None:
 
 
 def _in_tailnet(address: str) -> bool:
-    return is_address(address) and any(ip_address(address) in network for network in TAILNETS)
+    return is_address(address) and in_tailnet(ip_address(address))
 
 
 async def _run(connection: asyncssh.SSHClientConnection, command: str, stdin: bytes) -> Printed:

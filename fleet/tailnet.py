@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import datetime
-from ipaddress import ip_address
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from fleet.inventory import is_address
 
 #: Bytes of a status that are read: a peer takes about 1 KiB.
 LIMIT = 8 * 1024 * 1024
@@ -122,10 +123,11 @@ def read(printed: bytes) -> Tailnet:
     except ValidationError as error:
         return Tailnet.unknown(f"no status: {_first(error)}")
     itself = status.Self or _Itself()
+    told = itself.TailscaleIPs or status.TailscaleIPs or ()
     return Tailnet(
         state=status.BackendState,
         online=status.BackendState == "Running" if itself.Online is None else itself.Online,
-        ips=tuple(filter(_is_address, itself.TailscaleIPs or status.TailscaleIPs or ()))[:KEPT],
+        ips=tuple(ip for ip in told if isinstance(ip, str) and is_address(ip))[:KEPT],
         key_expiry=_instant(itself.KeyExpiry),
         expired=itself.Expired or False,
         health=tuple(str(text)[:TEXT_LIMIT] for text in (status.Health or ())[:KEPT]),
@@ -146,13 +148,6 @@ def next_step(tailnet: Tailnet, taken: Collection[Step]) -> Step | None:
         return None
     steps: tuple[Step, ...] = ("reauth",) if tailnet.wants_login else ("restart", "up")
     return next((step for step in steps if step not in taken), None)
-
-
-def _is_address(text: Any) -> bool:
-    try:
-        return isinstance(text, str) and bool(ip_address(text))
-    except ValueError:
-        return False
 
 
 def _instant(at: datetime | None) -> float | None:

@@ -81,7 +81,7 @@ class Command:
         """See `Provider`. A tool may be unable to see that an instance exists, so that is looked up first."""
         deadline = self._deadline()
         there = {name for name, _ in self._rows(deadline)}
-        self._run_for("up", [({"name": name}) for name in map(check_name, names) if name not in there], key, deadline)
+        self._run_for("up", [{"name": name} for name in map(check_name, names) if name not in there], key, deadline)
 
     def stop(self, names: Sequence[str], key: str) -> None:
         """See `Provider`."""
