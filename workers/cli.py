@@ -18,8 +18,6 @@ from workers.cli_cluster import DURATION, URL, Parsed, fail
 from workers.datadir import UpError
 from workers.settings import VERSION, Settings, SettingsError, check_node_id
 
-CONFIG = Path("config/unified_loop.yaml")
-
 
 @click.group(
     name="loops",  # what Celery calls it
@@ -77,7 +75,7 @@ for _command in (
     type=click.Path(path_type=Path),
     envvar="BACKBEAT_CONFIG",
     show_envvar=True,
-    default=CONFIG,
+    default=Settings.config,
     show_default=True,
     help="The loops' configuration.",
 )
@@ -176,7 +174,7 @@ def load_plan(file: Path) -> Plan:
 
 
 @backbeat.command()
-@click.argument("file", type=click.Path(path_type=Path), envvar="BACKBEAT_CONFIG", default=CONFIG)
+@click.argument("file", type=click.Path(path_type=Path), envvar="BACKBEAT_CONFIG", default=Settings.config)
 def check(file: Path) -> None:
     """Check a configuration FILE: every problem at once, with its line and what would be accepted.
 
