@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from fleet.configs import BoardConfig
+from fleet.decoding import text_of
 
 #: Bytes of JSON that a payload or a result may take in the registry.
 JSON_LIMIT = 64 * 1024
@@ -136,7 +137,7 @@ class Job:
     @classmethod
     def decode(cls, pairs: Iterable[tuple[bytes | str, bytes | str]]) -> Job:
         """Read a job's hash. Raises ValueError when it is not one that the queue wrote."""
-        record = {_text(name): _text(value) for name, value in pairs}
+        record = {text_of(name): text_of(value) for name, value in pairs}
 
         def instant(name: str) -> float | None:
             return int(record[name]) / 1000 if name in record else None
@@ -215,7 +216,7 @@ class JobCounts:
         outstanding, pending = {}, {}
         for name, value in counts.items():
             try:
-                match _text(name).split(":"):
+                match text_of(name).split(":"):
                     case ["status", status]:
                         by_status[JobStatus(status)] = int(value)
                     case ["kind", kind, status]:
@@ -226,7 +227,7 @@ class JobCounts:
                         pending[capability] = int(value)
             except ValueError as error:
                 log.warning("the counter %r of jobs is left out: %s", name, error)
-        produced = {_text(name): int(value) for name, value in games.items()}
+        produced = {text_of(name): int(value) for name, value in games.items()}
         return cls(by_status, by_kind, outstanding, produced, pending)
 
 
@@ -261,7 +262,3 @@ def _check_integer(name: str, value: Any, low: int, high: int) -> None:
 def _check_timeout(value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise ValueError(f"timeout {value!r}: a number of seconds above 0")
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value

@@ -23,6 +23,7 @@ from typing import Any
 
 from redis import Redis
 
+from fleet.decoding import text_of
 from fleet.fence import UNFENCED, Fence, FenceRefused, script
 from fleet.job import (
     ENDED_BADLY,
@@ -149,8 +150,8 @@ class JobQueue:
         )
         wakes = {capability: int(n) for capability, n in zip(queues, owed, strict=True) if int(n) > 0}
         for job_id in ended:
-            self._given_up(_text(job_id), JobStatus.ABANDONED, "its holder no longer knew of it")
-        return Poll(tuple(_text(job_id) for job_id in lost), wakes, bool(draining))
+            self._given_up(text_of(job_id), JobStatus.ABANDONED, "its holder no longer knew of it")
+        return Poll(tuple(text_of(job_id) for job_id in lost), wakes, bool(draining))
 
     def complete(
         self, holder: Holder, job_id: str, attempt: int, result: Mapping[str, Any], *, now: float | None = None
@@ -189,7 +190,7 @@ class JobQueue:
 
     def release_node(self, holder: Holder, reason: str, *, now: float | None = None) -> list[str]:
         """Take back what earlier incarnations of this node's worker hold, as failures. Returns the ids."""
-        words = [_text(word) for word in self._call("release_node", now, holder.node, holder.owner, _message(reason))]
+        words = [text_of(word) for word in self._call("release_node", now, holder.node, holder.owner, _message(reason))]
         for job_id, status in zip(words[::2], words[1::2], strict=True):
             self._given_up(job_id, JobStatus(status), reason)
         return words[::2]
@@ -206,7 +207,7 @@ class JobQueue:
         One of ENDED_BADLY is now pending, with all of its attempts before it, and workers are woken. In
         any other status the job is left as it is.
         """
-        had, capability = map(_text, self._call("retry", now, job_id) or ("", ""))
+        had, capability = map(text_of, self._call("retry", now, job_id) or ("", ""))
         if had in ENDED_BADLY:
             self.wake(capability, 1)
         return JobStatus(had) if had else None
@@ -300,7 +301,7 @@ class JobQueue:
     def holders(self) -> frozenset[str]:
         """The nodes that hold jobs, whether or not the node registry knows them."""
         nodes: Any = self._redis.smembers(HOLDERS)
-        return frozenset(_text(node) for node in nodes)
+        return frozenset(text_of(node) for node in nodes)
 
     def unpublished(self, *, waited: float, now: float | None = None) -> dict[str, int]:
         """Claimable jobs by capability, where the broker has no wake-up for any although the next has waited so long.
@@ -308,7 +309,7 @@ class JobQueue:
         One round trip.
         """
         words = self._call("unpublished", now, _ms(waited), QUEUE)
-        return {_text(name): int(n) for name, n in zip(words[::2], words[1::2], strict=True)}
+        return {text_of(name): int(n) for name, n in zip(words[::2], words[1::2], strict=True)}
 
     def counts(self) -> JobCounts:
         """How many jobs stand where, and the games they produced; one round trip, whatever the depth."""
@@ -329,7 +330,7 @@ class JobQueue:
         try:
             return Job.decode(_pairs(row))
         except ValueError as error:
-            record = {_text(name): _text(value) for name, value in _pairs(row)}
+            record = {text_of(name): text_of(value) for name, value in _pairs(row)}
             log.warning("job %r is malformed: %s", record.get("id"), error)
             claim = [record.get(name, "") for name in ("node", "owner", "id", "attempt")]
             if self._call("report", now, *claim, "reject", _message(str(error))) is not None:
@@ -338,13 +339,13 @@ class JobQueue:
 
     def _report(self, holder: Holder, job_id: Any, attempt: Any, now: float | None, *said: Any) -> JobStatus | None:
         status = self._call("report", now, holder.node, holder.owner, job_id, attempt, *said)
-        return None if status is None else JobStatus(_text(status))
+        return None if status is None else JobStatus(text_of(status))
 
     def _fenced(self, name: str, fence: Fence, now: float | None, *args: Any) -> list[str]:
         refused, *reply = self._call(name, now, *fence.args, *args, fence=fence)
         if refused:
-            raise FenceRefused(f"jobs: {name} refused, for a newer {_text(refused)} exists")
-        return [_text(word) for word in reply]
+            raise FenceRefused(f"jobs: {name} refused, for a newer {text_of(refused)} exists")
+        return [text_of(word) for word in reply]
 
     def _call(self, name: str, now: float | None, *args: Any, fence: Fence = UNFENCED) -> Any:
         return self._scripts[name](keys=[*KEYS, NODE, *fence.keys], args=["" if now is None else _ms(now), *args])
@@ -389,7 +390,3 @@ def _ms(seconds: float) -> int:
 
 def _pairs(row: list[Any]) -> list[tuple[bytes | str, bytes | str]]:
     return list(zip(row[::2], row[1::2], strict=True))
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value

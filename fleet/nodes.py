@@ -15,6 +15,7 @@ from typing import Any
 
 from redis import Redis
 
+from fleet.decoding import text_of
 from fleet.fence import UNFENCED, Fence, FenceRefused, script
 from fleet.job_keys import COUNTS
 from fleet.node_record import read_instant, read_object, read_rows
@@ -176,7 +177,7 @@ class NodeRegistry:
         ]
         at, holder, heard = self._heartbeat(keys=[NODES, NODE + node_id], args=args)
         if holder:
-            raise NodeTaken(node_id, role, json.loads(_text(holder)), float(heard) / 1000, float(at) / 1000)
+            raise NodeTaken(node_id, role, json.loads(text_of(holder)), float(heard) / 1000, float(at) / 1000)
         return float(at) / 1000
 
     def leave(self, node_id: str, role: str, *, owner: str = "") -> None:
@@ -209,7 +210,7 @@ class NodeRegistry:
             return
         args = [*fence.args, NODE, TOTALS_KEPT, row, len(gone), *gone, *words]
         if refused := self._mark(keys=[NODES, *fence.keys, TOTALS, COUNTS], args=args):
-            raise FenceRefused(f"nodes: mark refused, for a newer {_text(refused)} exists")
+            raise FenceRefused(f"nodes: mark refused, for a newer {text_of(refused)} exists")
 
     def all(self, *, history: bool = False) -> list[Node]:
         """Every known node by id, in one round trip."""
@@ -218,7 +219,7 @@ class NodeRegistry:
     def totals(self) -> list[dict[str, float]]:
         """The rows of totals that are kept, oldest first: what `mark` was given, and the queue's counts."""
         rows: Any = self._redis.xrange(TOTALS)
-        decoded = ({_text(name): json.loads(value) for name, value in row.items()} for _, row in rows)
+        decoded = ({text_of(name): json.loads(value) for name, value in row.items()} for _, row in rows)
         return [{**row.pop("nodes"), **row} for row in decoded]
 
     def history(self, node_id: str) -> Sequence[Sequence[float | None]]:
@@ -240,7 +241,7 @@ def decode_nodes(rows: list[Any], *, history: bool = False) -> list[Node]:
     nodes = []
     for node_id, last_seen, values in rows:
         fields = dict(zip((*_FIELDS, "history") if history else _FIELDS, values, strict=True))
-        nodes.append(_node(_text(node_id), float(last_seen) / 1000, fields))
+        nodes.append(_node(text_of(node_id), float(last_seen) / 1000, fields))
     return sorted(nodes, key=lambda node: node.node_id)
 
 
@@ -257,7 +258,3 @@ def _node(node_id: str, last_seen: float, fields: Mapping[str, Any]) -> Node:
 
 def _ms(now: float | None) -> str:
     return "" if now is None else f"{now * 1000:.0f}"
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value

@@ -18,6 +18,8 @@ from typing import Any
 
 from redis import Redis
 
+from fleet.decoding import text_of
+
 DUE = "{backbeat}:notices:due"  # sorted set: title -> when its message is due, ms of Redis time
 HELD = "{backbeat}:notices:of:"  # + title: hash, what is held back of it and when a message was last tried
 
@@ -135,7 +137,7 @@ class SharedGroups:
         """As OwnGroups.take. What is taken is this caller's for LEASE seconds."""
         wait, rows = self._call(now, "take", "early" if early else "", round(LEASE * 1000))
         groups = [
-            Group(_text(title), int(upto), int(count), int(severity), tuple(_text(line) for line in lines if line))
+            Group(text_of(title), int(upto), int(count), int(severity), tuple(text_of(line) for line in lines if line))
             for title, upto, count, severity, lines in rows
         ]
         return groups, int(wait) / 1000 if wait else math.inf
@@ -152,7 +154,3 @@ class SharedGroups:
 
 def _again(interval: float, delivered: bool) -> float:
     return interval if delivered else max(interval, RETRY)
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value

@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 
 from redis import Redis, RedisError
 
+from fleet.decoding import text_of
 from fleet.notice_groups import LINE_LIMIT, Group, OwnGroups, SharedGroups
 
 EVENTS = "{backbeat}:events"  # stream: title, body, severity
@@ -206,14 +207,10 @@ def _wire(text: str, limit: int) -> str:
 
 
 def _instant(row_id: bytes | str) -> float:
-    return int(_text(row_id).partition("-")[0]) / 1000
+    return int(text_of(row_id).partition("-")[0]) / 1000
 
 
 def _notice(fields: dict[bytes | str, bytes | str]) -> Notice:
-    row = {_text(name): _text(value) for name, value in fields.items()}
+    row = {text_of(name): text_of(value) for name, value in fields.items()}
     severity: Any = row.get("severity", "info")
     return Notice(row.get("title", ""), row.get("body", ""), severity)
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value

@@ -9,6 +9,7 @@ from typing import Any
 
 from redis import Redis
 
+from fleet.decoding import text_of
 from fleet.fence import UNFENCED, Fence, FenceRefused, script
 from fleet.scale_snapshot import Awaited, Scaling
 
@@ -32,7 +33,7 @@ class ScaleState:
                     known[each.name] = _READ[each.name](json.loads(value))
                 except (TypeError, ValueError, OverflowError) as error:
                     raise ValueError(
-                        f"{SCALING} is malformed: {each.name} is {_text(value)[:100]!r} ({error}); to begin anew "
+                        f"{SCALING} is malformed: {each.name} is {text_of(value)[:100]!r} ({error}); to begin anew "
                         f"with it: HDEL {SCALING} {each.name}"
                     ) from error
         return Scaling(**known)
@@ -43,7 +44,7 @@ class ScaleState:
         row["awaited"] = [(name, (wait.since, wait.counted)) for name, wait in sorted(scaling.awaited.items())]
         words = [word for name, value in row.items() for word in (name, json.dumps(value))]
         if refused := self._write(keys=[SCALING, *fence.keys], args=[*fence.args, *words]):
-            raise FenceRefused(f"scaling: write refused, for a newer {_text(refused)} exists")
+            raise FenceRefused(f"scaling: write refused, for a newer {text_of(refused)} exists")
 
     def pin(self, nodes: int | None) -> None:
         """Fix the number of nodes, or None: leave it to the loop again. Takes effect at the loop's next run.
@@ -66,7 +67,3 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "awaited": lambda rows: {str(name): Awaited(float(at), bool(counted)) for name, (at, counted) in rows},
     "window": lambda rows: tuple((float(since), int(number)) for since, number in rows),
 }
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value
