@@ -10,13 +10,9 @@ from typing import Any, NoReturn
 
 import pytest
 from pydantic import ValidationError
-from redis import Redis
 
 from fleet.fence import Fence, FenceRefused
 from fleet.fleet import Fleet
-from fleet.jobs import JobQueue
-from fleet.nodes import NodeRegistry
-from fleet.notices import Notices
 from fleet.options import FleetOptions
 from fleet.tailnet_attempt import TailnetWatch
 from fleet.tailscale import SshOptions, TailnetOptions, TailscaleError
@@ -44,9 +40,8 @@ def asked() -> Asked:
 
 
 @pytest.fixture
-def fleet(redis: Redis, tmp_path: Path, asked: Asked) -> Fleet:
-    notices = Notices(redis=redis, interval=0)
-    return Fleet(redis, FleetOptions(), JobQueue(redis), NodeRegistry(redis), notices, "n0", tmp_path, ask=asked)
+def fleet(fleet: Fleet, asked: Asked) -> Fleet:
+    return replace(fleet, ask=asked)
 
 
 def heard(fleet: Fleet, node: str, tailnet: Any, now: float = NOW, **facts: Any) -> None:
