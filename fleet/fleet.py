@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fleet.asking import Answered, call
+
 if TYPE_CHECKING:
     from redis import Redis
 
+    from fleet.asking import Send
+    from fleet.holdings import Holdings
     from fleet.jobs import JobQueue
     from fleet.nodes import NodeRegistry
     from fleet.notices import Notices
@@ -17,8 +21,12 @@ if TYPE_CHECKING:
     from fleet.tailnet_attempt import TailnetWatch
 
 
-def _unreachable(node_id: str, task: str, _arguments: Mapping[str, Any]) -> None:
+def _unreachable(node_id: str, task: str, _arguments: Mapping[str, Any], _reply: str | None = None, /) -> None:
     raise RuntimeError(f"this process can send no {task} to {node_id}")
+
+
+def _no_loops(name: str) -> None:
+    raise RuntimeError(f"this process can run no {name}")
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,19 @@ class Fleet:
     node_id: str
     data: Path
     #: Ask a node's agent for a node task by name: node id, name, arguments. Raises what the broker's client raises.
-    ask: Callable[[str, str, Mapping[str, Any]], None] = _unreachable
+    ask: Send = _unreachable
+    #: Send a manual run of a loop. Raises what the broker's client raises.
+    run: Callable[[str], None] = _no_loops
+    #: What this node holds of the cluster's data, in its own processes.
+    holdings: Holdings | None = None
     #: This node's tailnet, in its agent.
     tailnet: TailnetWatch | None = None
+
+    def call(self, asked: Mapping[str, tuple[str, Mapping[str, Any]]], wait: float) -> dict[str, Answered]:
+        """Ask each node (node id -> node task, arguments) and wait up to `wait` seconds for what they say."""
+        return call(self.redis, self.ask, asked, wait)
+
+    def report_holdings(self) -> None:
+        """Tell the registry what is new in what this node holds. Raises RedisError."""
+        if self.holdings is not None:
+            self.holdings.report()

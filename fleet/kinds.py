@@ -13,6 +13,9 @@ from fleet.templates import fill, placeholders
 if TYPE_CHECKING:
     from fleet.job import Job
 
+#: The capability of the node where games are gathered, and models trained from them.
+CENTRAL = "central"
+
 #: Placeholders of every template; the rest are keys of the job's payload.
 OWN_PLACEHOLDERS = ("config", "job_id", "node_id", "python")
 
@@ -32,6 +35,7 @@ class JobKind(BaseModel):
     timeout: float = Field(default=3600.0, gt=0, allow_inf_nan=False, description="seconds from start to kill")
     max_attempts: int = Field(default=3, ge=1, le=1000)
     nice: int = Field(default=10, ge=0, le=19, description="so that jobs never starve the loops")
+    then: tuple[str, ...] = Field(default=(), description="loops that are run when such a job has completed")
 
     @field_validator("command")
     @classmethod

@@ -27,6 +27,9 @@ TOTALS = "{backbeat}:totals"  # stream: what the nodes and the queue amounted to
 ROLES = ("agent", "jobs")
 #: What others say of a node: health_aggregation, idle_detection, whoever drains it, ip_discovery, tailscale_recovery.
 MARKS = ("health", "idle", "drain", "address", "tailnet")
+#: What a node says of the data it holds, a field each, written when it changes.
+HELD = ("matches", "games", "models")
+_HELD = "held:"
 #: Seconds between two heartbeats of a process.
 HEARTBEAT = 5.0
 #: Seconds without a heartbeat after which a process counts as silent: another may then take its role.
@@ -34,7 +37,7 @@ SILENT_AFTER = 3 * HEARTBEAT
 #: Rows of totals that are kept: an hour of one every five seconds.
 TOTALS_KEPT = 720
 
-_FIELDS = (*(name for role in ROLES for name in (role, f"{role}:at")), *MARKS)
+_FIELDS = (*(name for role in ROLES for name in (role, f"{role}:at")), *MARKS, *(_HELD + part for part in HELD))
 
 
 class NodeTaken(Exception):
@@ -51,7 +54,8 @@ class Node:
     """One node. Instants are seconds since the epoch on Redis time.
 
     `last_seen` is the last heartbeat of any role, `heard` that of each; `roles` holds the facts each
-    role's process reports, `marks` what others say; `history` is read only when asked for. `unread` names
+    role's process reports, `marks` what others say, `held` what it has of the cluster's data, by part;
+    `history` is read only when asked for. `unread` names
     the parts of all this that have another form than they should.
     """
 
@@ -60,6 +64,7 @@ class Node:
     roles: Mapping[str, Mapping[str, Any]]
     heard: Mapping[str, float] = field(default_factory=dict)
     marks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    held: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     history: Sequence[Sequence[float | None]] = ()
     unread: Sequence[str] = ()
 
@@ -132,6 +137,7 @@ class Node:
             "draining": self.marks.get("drain"),
             "tailnet": agent.get("tailnet"),
             "tailnet_recovery": self.marks.get("tailnet"),
+            "held": {part: dict(value) for part, value in self.held.items()},
             "last_seen": self.last_seen,
         }
 
@@ -212,6 +218,29 @@ class NodeRegistry:
         if refused := self._mark(keys=[NODES, *fence.keys, TOTALS, COUNTS], args=args):
             raise FenceRefused(f"nodes: mark refused, for a newer {text_of(refused)} exists")
 
+    def hold(self, node_id: str, parts: Mapping[str, Mapping[str, Any]]) -> None:
+        """Record what a node holds of the cluster's data, by part; one round trip. An unknown node stays unknown."""
+        if unknown := parts.keys() - set(HELD):
+            raise ValueError(f"parts {', '.join(sorted(unknown))}: of {', '.join(HELD)}")
+        words = [word for part, value in parts.items() for word in (node_id, _HELD + part, json.dumps(value))]
+        self._mark(
+            keys=[NODES, *UNFENCED.keys, TOTALS, COUNTS], args=[*UNFENCED.args, NODE, TOTALS_KEPT, "", 0, *words]
+        )
+
+    def holdings(self, part: str, now: float) -> dict[str, Mapping[str, Any]]:
+        """One part of what each node holds whose agent was heard lately, by node id; one small round trip.
+
+        A node that has not said it, or not in a sound form, is there with an empty one.
+        """
+        if part not in HELD:
+            raise ValueError(f"part {part!r}: one of {', '.join(HELD)}")
+        found: dict[str, Mapping[str, Any]] = {}
+        for node_id, _, (heard, said) in self._read(keys=[NODES], args=[NODE, "agent:at", _HELD + part]):
+            at = read_instant(heard)
+            if at is not None and now - at <= SILENT_AFTER:
+                found[text_of(node_id)] = (read_object(said, _HELD + part, []) if said else None) or {}
+        return found
+
     def all(self, *, history: bool = False) -> list[Node]:
         """Every known node by id, in one round trip."""
         return decode_nodes(self._read(keys=[NODES], args=read_arguments(history=history)), history=history)
@@ -253,7 +282,9 @@ def _node(node_id: str, last_seen: float, fields: Mapping[str, Any]) -> Node:
     known = {role: at for role, at in heard.items() if at is not None}
     roles = {role: facts for role in known if (facts := said[role]) is not None}
     marks = {mark: value for mark in MARKS if (value := said.get(mark)) is not None}
-    return Node(node_id, last_seen, roles, known, marks, read_rows(fields.get("history")), tuple(unread))
+    parts = {part: read_object(fields[_HELD + part], _HELD + part, unread) for part in HELD if fields[_HELD + part]}
+    held = {part: value for part, value in parts.items() if value is not None}
+    return Node(node_id, last_seen, roles, known, marks, held, read_rows(fields.get("history")), tuple(unread))
 
 
 def _ms(now: float | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
@@ -59,6 +60,14 @@ class PublicAddress(BaseModel):
     timeout: float = Field(default=5.0, gt=0, le=60, description="seconds that one service gets to answer")
 
 
+class StoreOptions(BaseModel):
+    """Where models and games are kept for the whole cluster."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: str | None = Field(default=None, min_length=1, description="a directory, or an address such as s3://bucket")
+
+
 class FleetOptions(BaseModel):
     """Top-level sections beside the loops' stanzas."""
 
@@ -72,6 +81,15 @@ class FleetOptions(BaseModel):
     )
     public_address: PublicAddress = PublicAddress()
     tailnet: TailnetOptions = TailnetOptions()
+    store: StoreOptions = StoreOptions()
+
+    def loops_named(self) -> Mapping[tuple[str | int, ...], str]:
+        """The loops that these sections name, by where they do; each must be declared."""
+        return {
+            ("jobs", kind, "then", number): name
+            for kind, job in self.jobs.items()
+            for number, name in enumerate(job.then)
+        }
 
     def elo_target(self, config: str) -> EloTarget:
         """What is said of one configuration; nothing, when it is not named."""

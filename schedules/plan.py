@@ -20,7 +20,7 @@ from schedules import document, foreign
 from schedules.backoff import Backoff
 from schedules.durations import Seconds
 from schedules.fitting import NOT_A_MAPPING, Fitting
-from schedules.problems import ABSENT, PlanError, Problem, Problems
+from schedules.problems import ABSENT, Keys, PlanError, Problem, Problems, nearest
 
 __all__ = ["Cadence", "Plan", "PlanError", "Problem", "Stanza", "load"]
 
@@ -116,12 +116,22 @@ class _Planner:
         others = self.fitting.validated(sections, stated, ())
         if base is not None and others is not None:
             others = base.sections.model_copy(update={name: getattr(others, name) for name in stated})
+        self.refuse_unknown_loops(others, loops)
         complete = {name: stanza for name, stanza in stanzas.items() if stanza is not None}
         if self.problems or self.elsewhere or others is None:
             raise PlanError([*self.problems.error().problems, *self.elsewhere])
         found = {name: section for name, section in from_files.items() if section is not None}
         warnings = (*self.fitting.warnings(), *self.warnings)
         return Plan(self.path, MappingProxyType(complete), others.model_copy(update=found), warnings)
+
+    def refuse_unknown_loops(self, sections: BaseModel | None, loops: Mapping[str, type[BaseModel]]) -> None:
+        """Sections may name loops: `loops_named()` says where. Each must be declared."""
+        named: Mapping[Keys, str] = getattr(sections, "loops_named", dict)()
+        for keys, name in named.items():
+            if name not in loops:
+                meant = " or ".join(map(repr, nearest(name, loops)))
+                hint = f"did you mean {meant}?" if meant else f"loops: {', '.join(sorted(loops))}"
+                self.problems.add(keys, "no loop has this name", hint, name)
 
     def base(self, stated: Any, loops: Mapping[str, type[BaseModel]], sections: type[BaseModel]) -> Plan | None:
         """The plan that this file extends. Raises PlanError with the other file's mistakes."""

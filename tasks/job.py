@@ -17,6 +17,7 @@ from redis import RedisError
 from fleet.execution import Execution, StopSignal, execute
 from fleet.fleet import Fleet
 from fleet.jobs import Holder, Job
+from fleet.kinds import JobKind
 from schedules.backoff import Backoff
 
 log = logging.getLogger("backbeat.jobs")
@@ -79,7 +80,9 @@ class JobRunner:
                 stop=stop,
                 on_started=lambda _pid: self._started(job),
             )
-            return f"{job.id}: {self._report(job, execution, stop)}"
+            said = self._report(job, execution, stop)
+            self._pass_on(kind if execution.outcome == "completed" else None)
+            return f"{job.id}: {said}"
         finally:
             with self.ended:
                 self.running.pop(job.id, None)
@@ -100,6 +103,18 @@ class JobRunner:
         except RedisError as error:
             log.warning("%s runs, but could not say so: %s", job.id, error)
             return True
+
+    def _pass_on(self, kind: JobKind | None) -> None:
+        """Tell what the job has changed on this node, and run the loops that work on what it made, if it did."""
+        try:
+            self.fleet.report_holdings()
+        except RedisError as error:
+            log.warning("what this node holds now is said later: %s", error)
+        for name in kind.then if kind is not None else ():
+            try:
+                self.fleet.run(name)
+            except Exception as error:  # noqa: BLE001 - of any broker's client; the loop has its own cadence
+                log.warning("%s runs at its next slot: %s", name, error)
 
     def _report(self, job: Job, execution: Execution, stop: StopSignal) -> str:
         give_up = self.clock() + REPORT_FOR

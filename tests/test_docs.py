@@ -22,7 +22,7 @@ from fleet.inventory import StaticNode
 from fleet.jobs import JobQueue, JobSpec
 from fleet.kinds import JobKind
 from fleet.nodes import NodeRegistry
-from fleet.options import EloTarget, FleetOptions, Notify, PublicAddress
+from fleet.options import EloTarget, FleetOptions, Notify, PublicAddress, StoreOptions
 from fleet.priority import CURRICULUM_WEIGHTS
 from fleet.providers.command import CommandOptions
 from fleet.providers.docker import DockerOptions
@@ -180,6 +180,7 @@ def test_every_argument_of_the_decorator_and_field_of_a_tick_is_listed() -> None
         ("Commands", CommandOptions, {}, set()),
         ("A rehearsal", SimulatedOptions, {}, set()),
         ("Kinds of jobs", JobKind, {"command": ["true"]}, {"command"}),
+        ("Store", StoreOptions, {}, {"url"}),
         ("Elo targets", EloTarget, {}, {"target_elo", "min_games_for_training"}),
         ("Notify", Notify, {}, set()),
         ("Options of tailscale_recovery", Recovery, {}, set()),

@@ -14,9 +14,11 @@ from celery import bootsteps
 from celery.signals import worker_shutting_down
 
 from fleet.meter import Meter
+from fleet.nodes import HEARTBEAT
 from workers.lease import LeaderLease
 from workers.membership import Membership
 from workers.presence import Presence
+from workers.pulse import Pulse
 from workers.settings import connect
 from workers.vitals import Vitals
 from workers.whereabouts import Whereabouts
@@ -44,6 +46,7 @@ class AgentStep(bootsteps.StartStopStep):
         self.vitals: Vitals | None = None
         self.whereabouts: Whereabouts | None = None
         self.membership: Membership | None = None
+        self.holdings = Pulse("holdings", HEARTBEAT, self.backbeat.fleet.report_holdings)
 
     def include_if(self, consumer: Any) -> bool:
         return LOOPS_QUEUE in consumer.app.amqp.queues.consume_from
@@ -76,6 +79,7 @@ class AgentStep(bootsteps.StartStopStep):
         vitals.start(presence.nudge)
         whereabouts.start(presence.nudge)
         membership.start(presence.nudge)
+        self.holdings.start()
 
     def _compete(self, consumer: Any) -> None:
         self.lease = LeaderLease(
@@ -107,6 +111,8 @@ class AgentStep(bootsteps.StartStopStep):
 
     def shutdown(self, _consumer: Any) -> None:
         """The worker ends (not on a reconnect)."""
+        if self.presence is not None:
+            self.holdings.stop()
         for part in (self.membership, self.whereabouts, self.vitals, self.lease):
             if part is not None:
                 part.stop()

@@ -9,9 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import uuid
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from celery import Celery
@@ -19,6 +21,7 @@ from celery.exceptions import CPendingDeprecationWarning, Retry
 from kombu import Queue
 
 from fleet.fleet import Fleet
+from fleet.holdings import Holdings
 from fleet.jobs import QUEUE, JobQueue
 from fleet.nodes import NodeRegistry
 from fleet.notices import Notices
@@ -63,15 +66,18 @@ class Backbeat:
             own = options.tailnet.model_copy(update={"auth_key_file": settings.auth_key_file})
             options = options.model_copy(update={"tailnet": own})
         self.tailnet = TailnetWatch(Tailscale(options.tailnet, LocalShell()), lambda: has_tailnet(options.tailnet))
+        nodes = NodeRegistry(self.redis)
         self.fleet = Fleet(
             redis=self.redis,
             options=options,
             jobs=JobQueue(self.redis, wake=self.wake, notices=notices),
-            nodes=NodeRegistry(self.redis),
+            nodes=nodes,
             notices=notices,
             node_id=settings.node_id,
             data=settings.data,
-            ask=lambda node_id, name, arguments: send_to_node(celery, node_id, name, arguments, None),
+            ask=partial(send_to_node, celery),
+            run=self.run_loop,
+            holdings=Holdings(nodes, settings.node_id, settings.data),
             tailnet=self.tailnet,
         )
         self.runner = Runner(self.ledger, self.fleet, loops, plan.stanzas, owner=self._owner)
@@ -96,6 +102,11 @@ class Backbeat:
         with self.celery.producer_or_acquire() as producer, producer.batch():
             for _ in range(number):
                 self.celery.send_task(RUN_JOB, (), queue=QUEUE + capability, producer=producer, retry=False)
+
+    def run_loop(self, name: str) -> None:
+        """Publish a manual run of a loop. Raises what kombu raises when the broker is away."""
+        call = f"{name}:then:{uuid.uuid4().hex[:12]}"
+        self.celery.send_task(f"loops.{name}", (), task_id=call, queue=_queue(self.loops[name]), retry=False)
 
     def close(self) -> None:
         """An orderly stop of this process."""
@@ -226,7 +237,9 @@ def send_run(url: str, name: str, queue: str, call: str) -> None:
     configure(Settings(redis_url=url)).send_task(f"loops.{name}", (), task_id=call, queue=queue, retry=False)
 
 
-def send_to_node(celery: Celery, node_id: str, name: str, arguments: Mapping[str, Any], reply: str | None) -> None:
+def send_to_node(
+    celery: Celery, node_id: str, name: str, arguments: Mapping[str, Any], reply: str | None = None, /
+) -> None:
     """Publish a node task for one node's agent; its answer goes under the token `reply`. Raises as `send_run`."""
     celery.send_task(NODE + name, (dict(arguments), reply), queue=NODE + node_id, retry=False)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from fleet.kinds import CENTRAL
 from schedules.plan import Plan, PlanError
 from workers import cli_cluster, cli_jobs, cli_loops, cli_nodes, cli_scale, datadir
 from workers.cli_cluster import DURATION, URL, Parsed, fail
@@ -124,7 +125,7 @@ def up(
     try:
         capabilities = Settings.from_environment({**os.environ, "BACKBEAT_REDIS_URL": ""}).capabilities
         plan = load_plan(config)
-        for warning in _warnings(plan, capabilities):
+        for warning in _warnings(plan, (*capabilities, CENTRAL)):
             say(warning)
         wanted = Wanted(
             data=data,
@@ -159,7 +160,7 @@ def _warnings(plan: Plan, capabilities: tuple[str, ...]) -> list[str]:
     wanted = {kind.capability for kind in getattr(plan.sections, "jobs", {}).values()}
     return [f"warning: {warning}" for warning in plan.warnings] + [
         f"warning: no node here runs jobs that want {each!r}; to offer it: BACKBEAT_CAPABILITIES="
-        f"{','.join([*capabilities, each])}"
+        f"{','.join([*(offered for offered in capabilities if offered != CENTRAL), each])}"
         for each in sorted(wanted - set(capabilities))
     ]
 

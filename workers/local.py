@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 from redis import RedisError
 
+from fleet.kinds import CENTRAL
 from fleet.logs import trim
 from fleet.processes import kill_marked
 from fleet.providers.local import Local as Instances
@@ -136,7 +137,8 @@ class Local:
         folder = self.data / "nodes" / f"node-{number}"
         folder.mkdir(parents=True, exist_ok=True)
         env = {"BACKBEAT_NODE_ID": node, "BACKBEAT_DATA": str(folder)}
-        queues = ",".join(f"jobs.{capability}" for capability in wanted.capabilities)
+        central = (CENTRAL,) if number == 1 else ()  # where games are gathered, and models trained
+        queues = ",".join(f"jobs.{capability}" for capability in dict.fromkeys((*wanted.capabilities, *central)))
         self._add(f"{node}-agent", celery("worker", "-n", f"agent@{node}", "-l", "INFO"), folder, **env)
         jobs = celery("worker", "-n", f"jobs@{node}", "-l", "INFO", "-Q", queues, "-c", str(wanted.slots))
         self._add(f"{node}-jobs", jobs, folder, **env)
@@ -158,6 +160,7 @@ class Local:
             # its nodes are all on this machine
             "BACKBEAT_BIND": "127.0.0.1",
             "BACKBEAT_PORT": "0",
+            "BACKBEAT_STORE": os.environ.get("BACKBEAT_STORE") or str(self.data / "store"),
             "PYTHONUNBUFFERED": "1",
             **own,
         }

@@ -39,7 +39,8 @@ class Settings:
     (config/unified_loop.yaml), `BACKBEAT_DATA` (.backbeat), `BACKBEAT_NODE_ID` (the host's name),
     `BACKBEAT_CAPABILITIES` (cpu), `BACKBEAT_DRAIN` (how long running jobs may go on after SIGTERM: 10s),
     `BACKBEAT_BIND` and `BACKBEAT_PORT` (where the agent answers probes: `*`, every address; 0, any free port),
-    `BACKBEAT_TAILSCALE_AUTH_KEY_FILE` (instead of `tailnet.auth_key_file`). An empty one counts as absent.
+    `BACKBEAT_TAILSCALE_AUTH_KEY_FILE` (instead of `tailnet.auth_key_file`),
+    `BACKBEAT_STORE` (instead of `store.url`). An empty one counts as absent.
     """
 
     redis_url: str = "redis://127.0.0.1:6379/0"
@@ -51,6 +52,7 @@ class Settings:
     bind: tuple[str, ...] = ()
     port: int = 0
     auth_key_file: Path | None = None
+    store: str | None = None
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str] = os.environ) -> Settings:
@@ -73,6 +75,7 @@ class Settings:
             bind=read("BACKBEAT_BIND", "*", _addresses),
             port=read("BACKBEAT_PORT", str(cls.port), _port),
             auth_key_file=read("BACKBEAT_TAILSCALE_AUTH_KEY_FILE", "", lambda name: Path(name) if name else None),
+            store=read("BACKBEAT_STORE", "", lambda url: url or None),
         )
 
 

@@ -10,7 +10,7 @@ import pytest
 from fleet.kinds import OPENSPIEL_KINDS
 from fleet.options import FleetOptions
 from schedules.backoff import Backoff
-from schedules.plan import load
+from schedules.plan import PlanError, load
 from tasks.loop import discover
 from tasks.queue_populator import Options
 
@@ -63,3 +63,18 @@ def test_the_default_shows_an_example_of_every_section():
     text = (CONFIG / "unified_loop.yaml").read_text()
     for section in FleetOptions.model_fields:
         assert re.search(rf"^(# )?{section}:( \S+)?$", text, flags=re.MULTILINE), section
+
+
+def test_a_job_is_followed_only_by_loops_that_there_are(tmp_path):
+    text = (CONFIG / "unified_loop.yaml").read_text()
+    (tmp_path / "fleet.yaml").write_text((CONFIG / "fleet.yaml").read_text())
+    file = tmp_path / "unified_loop.yaml"
+    file.write_text(text.replace("    nice: 10 ", "    then: [job_reaper, queue_populater]\n    nice: 10 "))
+    with pytest.raises(PlanError) as caught:
+        load(file, LOOPS, FleetOptions)
+    (problem,) = caught.value.problems
+    assert (problem.key, problem.value) == ("jobs.selfplay.then[1]", "'queue_populater'")
+    assert problem.message == "no loop has this name"
+    assert "did you mean 'queue_populator'?" in str(caught.value)
+    file.write_text(text.replace("    nice: 10 ", "    then: [job_reaper]\n    nice: 10 "))
+    assert load(file, LOOPS, FleetOptions).sections.jobs["selfplay"].then == ("job_reaper",)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -11,6 +12,7 @@ import pytest
 from redis import Redis
 
 from fleet.fleet import Fleet
+from fleet.holdings import Holdings
 from fleet.jobs import Holder, Job, JobQueue, JobSpec, JobStatus
 from fleet.kinds import JobKind
 from fleet.nodes import NodeRegistry
@@ -25,7 +27,11 @@ trap 'while [ ! -e leave ]; do sleep 0.02; done; exit 1' TERM
 echo $$ > $BACKBEAT_JOB_ATTEMPT
 while [ ! -e go ]; do sleep 0.02; done
 """
-KINDS = {"selfplay": JobKind(command=("sh", "-c", GATED), nice=0), "broken": JobKind(command=("false",), nice=0)}
+KINDS = {
+    "selfplay": JobKind(command=("sh", "-c", GATED), nice=0),
+    "broken": JobKind(command=("false",), nice=0, then=("elo_sync",)),
+    "tournament": JobKind(command=("true",), nice=0, then=("elo_sync", "model_sync")),
+}
 HOLDER = Holder("n1", "o1")
 
 
@@ -140,3 +146,24 @@ def test_a_job_that_fails_for_good_is_told_of(node: Node) -> None:
     told = [notice.body for _, notice in node.runner.fleet.notices.recent()]
     assert told[0].startswith("b failed: no command for jobs of kind 'unknown'")
     assert told[1] == "a failed: exit code 1"
+
+
+def test_loops_that_work_on_what_a_job_made_run_when_it_has_completed(node: Node) -> None:
+    runs: list[str] = []
+    nodes = node.runner.fleet.nodes
+    nodes.heartbeat("n1", "jobs", {})
+    held = Holdings(nodes, "n1", node.data, readers={"matches": lambda _data: {"after": list(runs)}})
+    node.runner.fleet = replace(node.runner.fleet, run=runs.append, holdings=held)
+    node.queue.enqueue([JobSpec(id="good", kind="tournament", config="hex8_2p")])
+    assert node.runner.claim_and_run() == "good: completed"
+    assert runs == ["elo_sync", "model_sync"]
+    assert nodes.all()[0].held == {"matches": {"after": []}}, "what the node holds is said before the loops run"
+    node.queue.enqueue([JobSpec(id="bad", kind="broken", config="hex8_2p")])
+    assert "failed" in node.runner.claim_and_run()
+    assert runs == ["elo_sync", "model_sync"]
+
+
+def test_a_loop_that_cannot_be_sent_is_no_fault_of_the_job(node: Node, caplog: pytest.LogCaptureFixture) -> None:
+    node.queue.enqueue([JobSpec(id="good", kind="tournament", config="hex8_2p")])
+    assert node.runner.claim_and_run() == "good: completed"
+    assert "elo_sync runs at its next slot: this process can run no elo_sync" in caplog.text

@@ -1,0 +1,63 @@
+"""Asking several nodes at once: each answer is its own, and nobody is waited for longer than all."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from fleet import replies
+from fleet.asking import Answered, call
+
+
+class Answers:
+    """Agents: each leaves what the test told it to, in a thread of its own."""
+
+    def __init__(self, redis: Redis, **said: Any) -> None:
+        self.redis, self.said = redis, said
+        self.asked: list[tuple[str, str, Mapping[str, Any]]] = []
+
+    def __call__(self, node_id: str, task: str, arguments: Mapping[str, Any], reply: str | None = None, /) -> None:
+        self.asked.append((node_id, task, arguments))
+        said = self.said.get(node_id)
+        if reply is not None and said is not None:
+            threading.Thread(target=replies.answer, args=(self.redis, reply, said)).start()
+
+
+def test_each_nodes_answer_is_its_own(redis: Redis) -> None:
+    agents = Answers(redis, a={"answer": {"n": 1}}, b={"error": "no disk"})
+    said = call(redis, agents, {"a": ("count", {"x": 1}), "b": ("count", {})}, wait=5)
+    assert said == {"a": Answered(answer={"n": 1}), "b": Answered(error="no disk")}
+    assert agents.asked == [("a", "count", {"x": 1}), ("b", "count", {})]
+    assert not redis.keys("*reply*")
+
+
+def test_one_that_says_nothing_is_silent_and_costs_the_others_nothing(redis: Redis) -> None:
+    began = time.monotonic()
+    said = call(redis, Answers(redis, a={"answer": {}}), {"a": ("t", {}), "gone": ("t", {})}, wait=0.3)
+    assert said["a"] == Answered(answer={})
+    assert said["gone"].silent
+    assert not said["a"].silent
+    assert 0.3 <= time.monotonic() - began < 2
+
+
+def test_all_that_answer_end_the_wait(redis: Redis) -> None:
+    began = time.monotonic()
+    call(redis, Answers(redis, a={"answer": {}}), {"a": ("t", {})}, wait=30)
+    assert time.monotonic() - began < 5
+
+
+def test_asking_nobody_waits_for_nobody(redis: Redis) -> None:
+    assert call(redis, Answers(redis), {}, wait=30) == {}
+
+
+@pytest.mark.parametrize("said", [["no object"], {"answer": 7}, {}, {"answer": None, "error": None}])
+def test_a_reply_of_another_form_is_the_nodes_error(redis: Redis, said: Any) -> None:
+    (answered,) = call(redis, Answers(redis, a=said), {"a": ("t", {})}, wait=5).values()
+    assert answered.answer is None
+    assert answered.error is not None
+    assert answered.error.startswith("its reply")
