@@ -1,0 +1,160 @@
+"""What the results of games say about strength, counted: who was chosen from among whom.
+
+Plackett and Luce read a ranking as a row of choices: the first is chosen from among everybody, the second
+from among those left, and so on. A tie says nothing about the order of those that share a place, so it is
+the average of all orders in which they can stand. The average needs no list of orders: of the players that
+tie, every subset of a given size is equally likely to be what is left. So a tie of two is half a win each
+way, and a result of n players is at most 2^n - 1 choices.
+
+Everything is counted in whole numbers, in units of 1 / SCALE of a choice. Sums of whole numbers do not
+depend on their order, so nothing that follows from them does.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import chain, combinations
+from math import comb
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_PLAYERS = 9
+SCALE = 2520  # divisible by every number of subsets of a size that up to MAX_PLAYERS tied players have
+
+#: Participants and their final places (1 is best, equal places tie), each participant once.
+#: `outcome` puts them into the canonical order, in which the same result is always the same key.
+Outcome = tuple[tuple[str, ...], tuple[int, ...]]
+
+Ints = NDArray[np.int64]
+
+
+def outcome(participants: Sequence[str], ranks: Sequence[int]) -> Outcome:
+    """A result, whichever seats it was played from: by participant, places counted from 1 without gaps.
+
+    Raises ValueError when it is no result: fewer than 2 players or more than MAX_PLAYERS, one twice, or
+    not one place for each.
+    """
+    if not 2 <= len(participants) <= MAX_PLAYERS:
+        raise ValueError(f"a game is played by 2 to {MAX_PLAYERS} participants, not by {len(participants)}")
+    if len(ranks) != len(participants):
+        raise ValueError(f"{len(participants)} participants have {len(ranks)} places: {list(ranks)}")
+    if len(set(participants)) != len(participants):
+        twice = next(name for name, times in Counter(participants).items() if times > 1)
+        raise ValueError(f"{twice!r} plays against itself")
+    better = sorted(set(ranks))
+    places = {rank: 1 + sum(other < rank for other in ranks) for rank in better}
+    pairs = sorted(zip(participants, ranks, strict=True))
+    return tuple(name for name, _ in pairs), tuple(places[rank] for _, rank in pairs)
+
+
+@dataclass(frozen=True)
+class Record:
+    """How a participant's games ended, by column: played, won alone, lost, shared first place."""
+
+    games: Ints
+    wins: Ints
+    losses: Ints
+    draws: Ints
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The counted choices of participants 0..n-1, who are `names` in sorted order.
+
+    `chosen` says how often each was chosen. `sets` has for each size of set its members, a column a set
+    and increasing in it, and how often somebody was chosen from that set. Both counts are in 1 / SCALE.
+    """
+
+    names: tuple[str, ...]
+    chosen: Ints
+    sets: tuple[tuple[Ints, Ints], ...]
+    record: Record
+
+
+def count(outcomes: Mapping[Outcome, int]) -> Choices:
+    """The choices in so many results of each kind. Raises ValueError for one that is none (see `outcome`)."""
+    patterns: dict[tuple[int, ...], tuple[list[tuple[str, ...]], list[int]]] = {}
+    for (participants, ranks), times in outcomes.items():
+        if times == 0:
+            continue
+        pattern = patterns.get(ranks)
+        if pattern is None:
+            pattern = patterns[ranks] = ([], [])
+        pattern[0].append(participants)
+        pattern[1].append(times)
+    names = tuple(sorted(set(chain.from_iterable(chain.from_iterable(members for members, _ in patterns.values())))))
+    number = {name: place for place, name in enumerate(names)}
+    chosen = np.zeros(len(names), np.int64)
+    record = Record(*(np.zeros(len(names), np.int64) for _ in range(4)))
+    parts: dict[int, list[tuple[Ints, Ints]]] = {}
+    for ranks, (members, counts) in patterns.items():
+        played, times_each = _table(ranks, members, counts, number)
+        _add_to(record, ranks, played, times_each)
+        as_chosen = dict.fromkeys(range(len(ranks)), SCALE)
+        for seats, weight in stages(ranks):
+            if len(seats) == 1:  # the one that is left is chosen from nobody
+                as_chosen[seats[0]] -= weight
+            else:
+                parts.setdefault(len(seats), []).append((np.sort(played[list(seats)], axis=0), weight * times_each))
+        for seat, weight in as_chosen.items():
+            np.add.at(chosen, played[seat], weight * times_each)
+    return Choices(names, chosen, tuple(_merged(parts[size], len(names)) for size in sorted(parts)), record)
+
+
+@cache
+def stages(ranks: tuple[int, ...]) -> tuple[tuple[tuple[int, ...], int], ...]:
+    """The sets of seats from which such a result chooses, and how often each, in 1 / SCALE."""
+    found = []
+    for rank in sorted(set(ranks)):
+        tied = [seat for seat, other in enumerate(ranks) if other == rank]
+        worse = [seat for seat, other in enumerate(ranks) if other > rank]
+        for size in range(1, len(tied) + 1):
+            weight = SCALE // comb(len(tied), size)
+            found += [(tuple(sorted([*left, *worse])), weight) for left in combinations(tied, size)]
+    return tuple(found)
+
+
+def _table(
+    ranks: tuple[int, ...], members: list[tuple[str, ...]], counts: list[int], number: Mapping[str, int]
+) -> tuple[Ints, Ints]:
+    """Participants, a row a seat and a column a result, and how often each happened."""
+    players = len(ranks)
+    if not (2 <= players <= MAX_PLAYERS and set(map(len, members)) == {players}):
+        outcome(next((row for row in members if len(row) != players), members[0]), ranks)
+    played = np.fromiter(map(number.__getitem__, chain.from_iterable(members)), np.int64, len(members) * players)
+    played = np.ascontiguousarray(played.reshape(len(members), players).T)
+    seated = np.sort(played, axis=0)
+    twice = np.flatnonzero((seated[1:] == seated[:-1]).any(axis=0))
+    if len(twice):
+        outcome(members[twice[0]], ranks)
+    times = np.array(counts, np.int64)
+    if times.min() < 0:
+        raise ValueError(f"a result cannot have happened {times.min()} times")
+    return played, times
+
+
+def _add_to(record: Record, ranks: tuple[int, ...], played: Ints, times: Ints) -> None:
+    first = [seat for seat, rank in enumerate(ranks) if rank == min(ranks)]
+    for seat in range(len(ranks)):
+        leader = record.wins if len(first) == 1 else record.draws
+        column = leader if seat in first else record.losses
+        np.add.at(record.games, played[seat], times)
+        np.add.at(column, played[seat], times)
+
+
+def _merged(parts: list[tuple[Ints, Ints]], participants: int) -> tuple[Ints, Ints]:
+    """The distinct sets in increasing order, and the sums of their counts."""
+    sets = np.concatenate([members for members, _ in parts], axis=1)
+    counts = np.concatenate([times for _, times in parts])
+    code = sets[0]
+    for seat in sets[1:]:  # what begins alike is numbered anew each time, so that no number grows too large
+        code = code * participants + seat
+        if len(sets) > 2:
+            code = np.unique(code, return_inverse=True)[1]
+    order = np.argsort(code, kind="stable")
+    starts = np.flatnonzero(np.diff(code[order], prepend=-1))
+    return np.take(sets, order[starts], axis=1), np.add.reduceat(counts[order], starts)
