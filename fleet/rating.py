@@ -156,16 +156,17 @@ class _Problem:
         strengths = self.start.copy()
         if not len(self.free):
             return strengths
-        value = self.value(strengths)
+        value, last = self.value(strengths), math.inf
         for _ in range(_MAX_ROUNDS):
             gradient, curvature = self.slopes(strengths)
             step = np.zeros(self.size)
             step[self.free] = np.linalg.solve(curvature[np.ix_(self.free, self.free)], gradient[self.free])
             furthest = float(np.abs(step).max())
-            if furthest < _CONVERGED:
-                return strengths + step
             if furthest < _NEAR:
                 strengths = strengths + step
+                if furthest < _CONVERGED or furthest > last / 2:  # steps that no longer shrink are rounding
+                    return strengths
+                last = furthest
                 continue
             step *= min(1.0, _MAX_STEP / furthest)
             rise = _SUFFICIENT * float(gradient @ step)
