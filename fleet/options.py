@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from fleet.configs import BoardConfig
 from fleet.inventory import Inventory
 from fleet.kinds import OPENSPIEL_KINDS, JobKind
+from fleet.rating_options import RatingOptions
 from fleet.tailscale import TailnetOptions
 
 
@@ -82,6 +83,7 @@ class FleetOptions(BaseModel):
     public_address: PublicAddress = PublicAddress()
     tailnet: TailnetOptions = TailnetOptions()
     store: StoreOptions = StoreOptions()
+    ratings: RatingOptions = RatingOptions()
 
     def loops_named(self) -> Mapping[tuple[str | int, ...], str]:
         """The loops that these sections name, by where they do; each must be declared."""

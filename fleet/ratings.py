@@ -1,7 +1,8 @@
 """Reads `unified_elo.db`: who stands where in each board configuration.
 
 Read-only, and of the columns that every writer of the file keeps: `elo_ratings` is required,
-`participants`, `rating_history` and `elo_ratings.archived_at` are used when they are there.
+`participants`, `rating_history`, `elo_ratings.archived_at` and `elo_ratings.anchored` are used when they
+are there.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 FILE = "unified_elo.db"  # in a node's data directory
 DEFAULT_DEVIATION = 350.0  # Elo, of a rating that nothing supports yet
-MIN_GAMES = 30  # below it a rating says nothing
+MIN_GAMES = 30  # below it a rating says nothing; the option `ratings.min_games` wins
 VELOCITY_WINDOW = 7 * 86_400.0  # seconds of history that say where a configuration is heading
 
 _BUSY_TIMEOUT = 1.0  # seconds to wait for a writer
@@ -28,22 +30,27 @@ class RatingsUnreadable(Exception):
 
 @dataclass(frozen=True)
 class Standing:
-    """One participant's rating in one configuration. `updated_at` is seconds since the epoch, if known."""
+    """One participant's rating in one configuration.
+
+    `updated_at` is seconds since the epoch, if known. `anchored` says that a chain of games leads to the
+    anchors that the scale hangs on; an older file does not say, and counts as anchored.
+    """
 
     participant: str
     rating: float
     deviation: float
     games: int
     updated_at: float | None = None
+    anchored: bool = True
 
     @property
     def lower_bound(self) -> float:
         """Elo that the participant has with 97.5 % certainty: the low end of the 95 % interval."""
         return self.rating - 1.96 * self.deviation
 
-    def meets(self, target: float) -> bool:
-        """Whether `target` is reached beyond luck: by the lower bound, with at least MIN_GAMES games."""
-        return self.games >= MIN_GAMES and self.lower_bound >= target
+    def meets(self, target: float, min_games: int = MIN_GAMES) -> bool:
+        """Whether `target` is reached beyond luck: by the lower bound, with enough games, on the anchors' scale."""
+        return self.anchored and self.games >= min_games and self.lower_bound >= target
 
 
 @dataclass(frozen=True)
@@ -59,9 +66,9 @@ class ConfigStandings:
     rated: int = 0
     history: tuple[tuple[float, float], ...] = ()
 
-    def meets(self, target: float) -> bool:
+    def meets(self, target: float, min_games: int = MIN_GAMES) -> bool:
         """Whether a model has reached `target` beyond luck."""
-        return self.best is not None and self.best.meets(target)
+        return self.best is not None and self.best.meets(target, min_games)
 
 
 @dataclass(frozen=True)
@@ -74,9 +81,10 @@ class Standings:
         return self.configs.get(config, ConfigStandings())
 
 
-def read(path: Path, now: float) -> Standings:
+def read(path: Path, now: float, min_games: int = MIN_GAMES) -> Standings:
     """The standings in `path`, with the history of the VELOCITY_WINDOW before `now`.
 
+    A model with fewer than `min_games` games is best only where none has more, and is no part of the history.
     A file that does not exist yet, or in which no table exists yet, has no standings. Raises
     RatingsUnreadable when it is damaged, locked for long, or lacks a table or column.
     """
@@ -91,7 +99,8 @@ def read(path: Path, now: float) -> Standings:
             if missing:
                 raise ValueError(f"table elo_ratings lacks {', '.join(missing)}")
             baselines = _baselines(db, columns)
-            return Standings(_standings(db, baselines, _histories(db, columns, baselines, now)))
+            histories = _histories(db, columns, baselines, now, min_games)
+            return Standings(_standings(db, baselines, histories, min_games))
     except (sqlite3.Error, TypeError, ValueError) as error:
         raise RatingsUnreadable(f"{path}: {error}") from error
 
@@ -123,7 +132,7 @@ def _baselines(db: sqlite3.Connection, columns: Mapping[str, set[str]]) -> set[s
 
 
 def _histories(
-    db: sqlite3.Connection, columns: Mapping[str, set[str]], baselines: set[str], now: float
+    db: sqlite3.Connection, columns: Mapping[str, set[str]], baselines: set[str], now: float, min_games: int
 ) -> dict[str, tuple[tuple[float, float], ...]]:
     wanted = {"participant_id", "board_type", "num_players", "rating", "games_played", "timestamp"}
     if not wanted <= columns.get("rating_history", set()):
@@ -134,7 +143,7 @@ def _histories(
         " FROM rating_history"
         " WHERE typeof(timestamp) IN ('real', 'integer') AND timestamp BETWEEN ? AND ? AND games_played >= ?"
         " GROUP BY board_type, num_players, hour, participant_id",
-        (now - VELOCITY_WINDOW, now, MIN_GAMES),
+        (now - VELOCITY_WINDOW, now, min_games),
     )
     best: dict[str, dict[float, float]] = {}
     for row in rows:
@@ -146,7 +155,10 @@ def _histories(
 
 
 def _standings(
-    db: sqlite3.Connection, baselines: set[str], histories: Mapping[str, tuple[tuple[float, float], ...]]
+    db: sqlite3.Connection,
+    baselines: set[str],
+    histories: Mapping[str, tuple[tuple[float, float], ...]],
+    min_games: int,
 ) -> dict[str, ConfigStandings]:
     rated: dict[str, list[Standing]] = {}
     for row in map(dict, db.execute("SELECT * FROM elo_ratings")):
@@ -155,13 +167,13 @@ def _standings(
     standings = {}
     for config, everyone in rated.items():
         models = [standing for standing in everyone if standing.participant not in baselines]
-        best = max(models, key=_rank, default=None)
+        best = max(models, key=partial(_rank, min_games), default=None)
         standings[config] = ConfigStandings(best, len(models), len(everyone), histories.get(config, ()))
     return standings
 
 
-def _rank(standing: Standing) -> tuple[bool, float, str]:
-    return standing.games >= MIN_GAMES, standing.lower_bound, standing.participant
+def _rank(min_games: int, standing: Standing) -> tuple[bool, bool, float, str]:
+    return standing.anchored, standing.games >= min_games, standing.lower_bound, standing.participant
 
 
 def _standing(row: Mapping[str, Any]) -> Standing:
@@ -172,6 +184,7 @@ def _standing(row: Mapping[str, Any]) -> Standing:
         deviation=DEFAULT_DEVIATION if deviation is None else float(deviation),
         games=int(row["games_played"] or 0),
         updated_at=float(updated_at) if isinstance(updated_at, int | float) else None,
+        anchored=bool(row.get("anchored", 1)),
     )
 
 

@@ -66,6 +66,42 @@ def test_a_target_is_met_by_the_lower_bound_and_enough_games() -> None:
     assert not Standing("m", 2500.0, 50.0, MIN_GAMES - 1).meets(2000)
 
 
+def test_a_rating_that_hangs_on_no_anchor_meets_no_target() -> None:
+    assert Standing("m", 2500.0, 50.0, 100, anchored=True).meets(2000)
+    assert not Standing("m", 2500.0, 50.0, 100, anchored=False).meets(2000)
+    assert not ConfigStandings(Standing("m", 2500.0, 50.0, 100, anchored=False)).meets(2000)
+
+
+def test_how_many_games_are_enough_is_the_operators_choice(store: Store) -> None:
+    assert Standing("m", 2500.0, 50.0, 10).meets(2000, min_games=10)
+    assert not ConfigStandings(Standing("m", 2500.0, 50.0, 100)).meets(2000, min_games=101)
+    store.rate("young", 2600, 30, 50)
+    store.rate("proven", 2100, 30, 300)
+    store.remember("young", 2600, NOW - HOUR, games=50)
+    few, many = read(store.path, NOW, 50)["hex8_2p"], read(store.path, NOW, 51)["hex8_2p"]
+    assert few.best is not None
+    assert many.best is not None
+    assert (few.best.participant, many.best.participant) == ("young", "proven")
+    assert (len(few.history), len(many.history)) == (1, 0)
+
+
+def test_a_file_says_who_hangs_on_an_anchor_and_an_older_one_counts_as_if_all_did(store: Store) -> None:
+    store.rate("adrift", 2600, 30, 300)
+    store.rate("held", 2100, 30, 300)
+    best = store.standing().best
+    assert best is not None
+    assert (best.participant, best.anchored) == ("adrift", True)
+    store.db.execute("ALTER TABLE elo_ratings ADD COLUMN anchored INTEGER DEFAULT 1")
+    store.db.execute("UPDATE elo_ratings SET anchored = 0 WHERE participant_id = 'adrift'")
+    best = store.standing().best
+    assert best is not None
+    assert (best.participant, best.anchored) == ("held", True)
+    store.db.execute("UPDATE elo_ratings SET anchored = 0")
+    best = store.standing().best
+    assert best is not None
+    assert (best.participant, best.anchored) == ("adrift", False)
+
+
 def test_a_file_that_does_not_exist_yet_has_no_standings(tmp_path: Path) -> None:
     assert read(tmp_path / "unified_elo.db", NOW) == Standings()
     assert not (tmp_path / "unified_elo.db").exists()
