@@ -8,8 +8,8 @@ are there.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -88,19 +88,38 @@ def read(path: Path, now: float, min_games: int = MIN_GAMES) -> Standings:
     A file that does not exist yet, or in which no table exists yet, has no standings. Raises
     RatingsUnreadable when it is damaged, locked for long, or lacks a table or column.
     """
+    with _reading(path) as found:
+        if found is None:
+            return Standings()
+        db, columns = found
+        baselines = _baselines(db, columns)
+        histories = _histories(db, columns, baselines, now, min_games)
+        return Standings(_standings(db, baselines, histories, min_games))
+
+
+def read_everybody(path: Path) -> dict[str, dict[str, Standing]]:
+    """Everybody who stands in `path`, anchors and other baselines too, by configuration and participant.
+
+    Raises RatingsUnreadable as `read` does.
+    """
+    with _reading(path) as found:
+        everybody = _everybody(found[0]) if found else {}
+        return {config: {one.participant: one for one in standings} for config, standings in everybody.items()}
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[tuple[sqlite3.Connection, dict[str, set[str]]] | None]:
+    """The file as of one instant, and its columns by table; None where nothing is written yet."""
     if not path.exists():
-        return Standings()
+        yield None
+        return
     try:
         with closing(_open(path)) as db:
             columns = _columns(db)
-            if not columns:
-                return Standings()
             missing = [name for name in _REQUIRED if name not in columns.get("elo_ratings", ())]
-            if missing:
+            if columns and missing:
                 raise ValueError(f"table elo_ratings lacks {', '.join(missing)}")
-            baselines = _baselines(db, columns)
-            histories = _histories(db, columns, baselines, now, min_games)
-            return Standings(_standings(db, baselines, histories, min_games))
+            yield (db, columns) if columns else None
     except (sqlite3.Error, TypeError, ValueError) as error:
         raise RatingsUnreadable(f"{path}: {error}") from error
 
@@ -160,16 +179,20 @@ def _standings(
     histories: Mapping[str, tuple[tuple[float, float], ...]],
     min_games: int,
 ) -> dict[str, ConfigStandings]:
-    rated: dict[str, list[Standing]] = {}
-    for row in map(dict, db.execute("SELECT * FROM elo_ratings")):
-        if row.get("archived_at") is None:
-            rated.setdefault(_config(row), []).append(_standing(row))
     standings = {}
-    for config, everyone in rated.items():
+    for config, everyone in _everybody(db).items():
         models = [standing for standing in everyone if standing.participant not in baselines]
         best = max(models, key=partial(_rank, min_games), default=None)
         standings[config] = ConfigStandings(best, len(models), len(everyone), histories.get(config, ()))
     return standings
+
+
+def _everybody(db: sqlite3.Connection) -> dict[str, list[Standing]]:
+    rated: dict[str, list[Standing]] = {}
+    for row in map(dict, db.execute("SELECT * FROM elo_ratings")):
+        if row.get("archived_at") is None:
+            rated.setdefault(_config(row), []).append(_standing(row))
+    return rated
 
 
 def _rank(min_games: int, standing: Standing) -> tuple[bool, bool, float, str]:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleet.choices import MAX_PLAYERS, Outcome, count, outcome
-from fleet.rating import PRIOR_RATING, Rated, _Problem, prior_deviation, rate
+from fleet.rating import PRIOR_RATING, Rated, _Problem, _published, prior_deviation, rate
 
 LOGIT = 400 / math.log(10)
 
@@ -143,6 +143,11 @@ def test_gradient_and_curvature_are_the_slopes_of_the_likelihood(
 
 
 # What particular results mean
+
+
+def test_a_zero_has_no_sign() -> None:
+    """It would be another text in a digest."""
+    assert [str(_published(elo)) for elo in (-0.001, 0.001, -0.0)] == ["0.0"] * 3
 
 
 def test_no_game_gives_no_rating() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fleet.ratings import MIN_GAMES, ConfigStandings, RatingsUnreadable, Standing, Standings, read
+from fleet.ratings import MIN_GAMES, ConfigStandings, RatingsUnreadable, Standing, Standings, read, read_everybody
 
 NOW = 1_800_000_000.0
 HOUR = 3600.0
@@ -191,6 +191,32 @@ def test_a_store_with_nothing_but_the_ratings_is_enough(tmp_path: Path) -> None:
     store.db.execute("INSERT INTO elo_ratings VALUES ('m', 'hex8', 2, 2100, 100, 60, 40, 0, 20)")
     store.db.close()
     assert store.standing() == ConfigStandings(Standing("m", 2100.0, 20.0, 100), 1, 1)
+
+
+def test_everybody_is_there_for_a_decision_about_models_and_those_archived_are_not(store: Store) -> None:
+    store.db.execute("INSERT INTO participants VALUES ('random', 'baseline', 'random')")
+    store.rate("random", 400, 0, 900)
+    store.rate("gen1", 1500, 60, 60)
+    store.rate("gen1", 1100, 70, 50, "hex8_3p")
+    store.rate("old", 1400, 60, 60)
+    store.db.execute("ALTER TABLE elo_ratings ADD COLUMN archived_at REAL")
+    store.db.execute("UPDATE elo_ratings SET archived_at = 1 WHERE participant_id = 'old'")
+    everybody = read_everybody(store.path)
+    assert {config: set(standings) for config, standings in everybody.items()} == {
+        "hex8_2p": {"random", "gen1"},
+        "hex8_3p": {"gen1"},
+    }
+    assert everybody["hex8_2p"]["gen1"] == Standing("gen1", 1500.0, 60.0, 60, NOW - HOUR)
+
+
+def test_everybody_of_a_missing_an_empty_and_a_damaged_file(tmp_path: Path) -> None:
+    path = tmp_path / "unified_elo.db"
+    assert read_everybody(path) == {}
+    path.touch()
+    assert read_everybody(path) == {}
+    path.write_bytes(b"this was a database once " * 100)
+    with pytest.raises(RatingsUnreadable, match=r"unified_elo\.db: file is not a database"):
+        read_everybody(path)
 
 
 def test_reading_goes_on_while_somebody_writes(store: Store) -> None:
