@@ -5,6 +5,10 @@ minimum, of jobs pending, claimed and running. What is missing is shared out twi
 (`next_share`): among the kinds of jobs by their ratios, then among the configurations that still have
 a target to reach, by the scheduler's scores. Both are judged against what is outstanding now, so a kind
 or a configuration that is not drained cannot fill the queue, and none is left out.
+
+Nothing is queued that would have nothing to work on: training waits for enough gathered games, new ones
+since the last model, and for the training of that configuration that is outstanding; a tournament waits
+for somebody to play.
 """
 
 from __future__ import annotations
@@ -21,6 +25,8 @@ from fleet.kinds import JobKind
 from fleet.options import FleetOptions
 from fleet.priority import CURRICULUM_WEIGHTS, DEFAULT_WEIGHT, MEDIUM, score, velocity
 from fleet.ratings import ConfigStandings, Standings
+from fleet.stock import Stock
+from fleet.targets import reason as target_reason
 
 JOBS_PER_NODE = 2  # outstanding for each active node: one at work, one waiting
 LEAST_HEALTH = 0.2
@@ -40,6 +46,7 @@ class Policy(Protocol):
     selfplay_priority: int
     training_priority: int
     min_games_for_training: int
+    min_new_games_for_training: int
     tournament_games: int
     tournament_priority: int
     backpressure_soft: int
@@ -53,13 +60,17 @@ class Policy(Protocol):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What the decision is made from. `now` is seconds since the epoch; `known_nodes` counts the active ones too."""
+    """What the decision is made from. `now` is seconds since the epoch; `known_nodes` counts the active ones too.
+
+    `stock` is what the cluster has of each configuration: gathered games and models.
+    """
 
     now: float
     counts: JobCounts
     standings: Standings = field(default_factory=Standings)
     active_nodes: int = 0
     known_nodes: int = 0
+    stock: Mapping[str, Stock] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -97,12 +108,16 @@ class Decision:
 
 @dataclass(frozen=True)
 class _Kind:
-    """A kind that may be queued: its share, base priority and payload, and the configurations it is for."""
+    """A kind that may be queued: its share, base priority and payload, and the configurations it is for.
+
+    `single`: a configuration takes no second one while the first is outstanding.
+    """
 
     ratio: float
     priority: int
     payload: Mapping[str, Any]
     configs: tuple[str, ...]
+    single: bool = False
 
 
 def decide(snapshot: Snapshot, policy: Policy, fleet: FleetOptions) -> Decision:
@@ -111,9 +126,8 @@ def decide(snapshot: Snapshot, policy: Policy, fleet: FleetOptions) -> Decision:
     Raises ValueError when a target is unmet but no kind of job has both a ratio and a command, because
     the queue would then stay empty for ever.
     """
-    standings = snapshot.standings
-    targets = {name: _own(fleet.elo_target(name).target_elo, policy.target_elo) for name in policy.config_names}
-    met = tuple(name for name, target in targets.items() if standings[name].meets(target))
+    targets, min_games = targets_of(policy, fleet), fleet.ratings.min_games
+    met = tuple(name for name, target in targets.items() if snapshot.standings[name].meets(target, min_games))
     unmet = {name: target for name, target in targets.items() if name not in met}
     room, reason = _room(snapshot, policy)
     if not unmet:
@@ -123,6 +137,11 @@ def decide(snapshot: Snapshot, policy: Policy, fleet: FleetOptions) -> Decision:
         reason = "no configuration has the games or the participants that the kinds of jobs need"
     items = _fill(room, kinds, unmet, snapshot, policy) if kinds else ()
     return Decision(items, depth_target(snapshot, policy), met, tuple(unmet), reason)
+
+
+def targets_of(policy: Policy, fleet: FleetOptions) -> dict[str, float]:
+    """The Elo that each configuration has to reach."""
+    return {name: _own(fleet.elo_target(name).target_elo, policy.target_elo) for name in policy.config_names}
 
 
 def depth_target(snapshot: Snapshot, policy: Policy) -> int:
@@ -175,18 +194,24 @@ def _room(snapshot: Snapshot, policy: Policy) -> tuple[int, str]:
 def _kinds(unmet: tuple[str, ...], snapshot: Snapshot, policy: Policy, fleet: FleetOptions) -> dict[str, _Kind]:
     """The kinds that can be queued now. The share of one that cannot goes to the others."""
 
+    nothing = Stock()
+
     def trainable(name: str) -> bool:
-        needed = _own(fleet.elo_target(name).min_games_for_training, policy.min_games_for_training)
-        return snapshot.counts.games.get(name, 0) >= needed
+        have = snapshot.stock.get(name, nothing)
+        needed = max(1, _own(fleet.elo_target(name).min_games_for_training, policy.min_games_for_training))
+        if have.trained_on is not None:
+            needed = max(needed, have.trained_on + policy.min_new_games_for_training)
+        return have.gathered >= needed and snapshot.counts.outstanding.get(("training", name), 0) == 0
 
     def comparable(name: str) -> bool:
-        return snapshot.standings[name].rated >= 2 or snapshot.standings[name].models >= 1
+        standing, have = snapshot.standings[name], snapshot.stock.get(name, nothing)
+        return have.models >= 1 or standing.models >= 1 or standing.rated >= 2
 
     selfplay, tournament = {"games": policy.selfplay_games_per_item}, {"games": policy.tournament_games}
     trained, compared = tuple(filter(trainable, unmet)), tuple(filter(comparable, unmet))
     kinds = {
         "selfplay": _Kind(policy.selfplay_ratio, policy.selfplay_priority, selfplay, unmet),
-        "training": _Kind(policy.training_ratio, policy.training_priority, {}, trained),
+        "training": _Kind(policy.training_ratio, policy.training_priority, {}, trained, single=True),
         "tournament": _Kind(policy.tournament_ratio, policy.tournament_priority, tournament, compared),
     }
     kinds = {name: kind for name, kind in kinds.items() if kind.ratio > 0 and name in fleet.jobs}
@@ -204,23 +229,28 @@ def _fill(
     counts, standings = snapshot.counts, snapshot.standings
     scores = {name: _score(name, standings[name], unmet[name], policy, snapshot.now) for name in unmet}
     boosts = {name: round(MAX_BOOST * value / max(scores.values())) for name, value in scores.items()}
-    reasons = {name: _reason(standings[name], target) for name, target in unmet.items()}
+    reasons = {name: target_reason(standings[name], target) for name, target in unmet.items()}
     ratios = {name: kind.ratio for name, kind in kinds.items()}
     by_kind = {name: counts.by_kind.get(name, {}) for name in kinds}
     outstanding = {name: sum(by_kind[name].get(status, 0) for status in OUTSTANDING) for name in kinds}
     queued = {name: sum(by_kind[name].values()) for name in kinds}  # ever, so it numbers the turns
     placed = Counter(counts.outstanding)  # by kind and configuration
-    items = []
-    for _ in range(room):
+    free = {name: list(kind.configs) for name, kind in kinds.items()}
+    items: list[Item] = []
+    while ratios and len(items) < room:
         name = next_share(ratios, outstanding, f"kind {sum(queued.values())}")
         kind = kinds[name]
-        shares = {config: scores[config] for config in kind.configs}
+        shares = {config: scores[config] for config in free[name]}
         config = next_share(shares, {config: placed[name, config] for config in shares}, f"{name} {queued[name]}")
         payload = {**kind.payload, "reason": reasons[config]}
         items.append(Item(name, config, kind.priority + boosts[config], payload))
         outstanding[name] += 1
         queued[name] += 1
         placed[name, config] += 1
+        if kind.single:
+            free[name].remove(config)
+        if not free[name]:
+            del ratios[name]
     return tuple(items)
 
 
@@ -237,14 +267,4 @@ def _score(name: str, standing: ConfigStandings, target: float, policy: Policy, 
         elo_per_day=velocity(standing.history),
         weight=policy.curriculum_weights.get(name, CURRICULUM_WEIGHTS.get(name, DEFAULT_WEIGHT)),
         level=policy.board_priority_overrides.get(name, MEDIUM),
-    )
-
-
-def _reason(standing: ConfigStandings, target: float) -> str:
-    best = standing.best
-    if best is None:
-        return f"target {target:g}: no model is rated yet"
-    return (
-        f"target {target:g}: {best.participant[:80]} has {best.rating:.0f} after {best.games} games, "
-        f"lower bound {best.lower_bound:.0f}"
     )

@@ -9,13 +9,15 @@ from typing import Annotated, Self
 from pydantic import Field, StringConstraints, model_validator
 
 import tasks.loop
-from fleet import ratings
+from fleet import ratings, targets
 from fleet.configs import BoardConfig
+from fleet.elo_board import EloBoard
 from fleet.fleet import Fleet
-from fleet.notices import Notice
+from fleet.notices import Notice, listed
 from fleet.options import ConfigName
-from fleet.population import Snapshot, decide
+from fleet.population import Snapshot, decide, targets_of
 from fleet.priority import CURRICULUM_WEIGHTS
+from fleet.stock import stock
 from schedules.durations import Seconds
 from tasks.loop import Counts, Tick, loop
 
@@ -48,7 +50,8 @@ class Options(tasks.loop.Options):
     selfplay_games_per_item: int = Field(50, ge=1)
     selfplay_priority: Priority = 50
     training_priority: Priority = 100
-    min_games_for_training: int = Field(300, ge=0, description="games of a configuration before it is trained")
+    min_games_for_training: int = Field(300, ge=0, description="gathered games before the first training")
+    min_new_games_for_training: int = Field(150, ge=1, description="games gathered since, before the next")
     tournament_games: int = Field(50, ge=1)
     tournament_priority: Priority = 80
     backpressure_soft: int = Field(500, ge=1, description="pending jobs above which less is added")
@@ -102,10 +105,11 @@ def queue_populator(fleet: Fleet, options: Options, tick: Tick) -> Counts:
 
     Idempotent: nothing is remembered from run to run. The depth is counted anew each time, and the
     script that enqueues lets nothing through above it, so a tick that comes twice adds nothing twice.
+    That every target is met is told when the board of Elo does not say so yet.
     Ratings that cannot be read do not stop the games: they count as empty, and the operator is told.
     """
     standings, unreadable = _standings(fleet, tick)
-    heard = (node for node in fleet.nodes.all() if not node.left and tick.now - node.last_seen <= KNOWN_WITHIN)
+    heard = [node for node in fleet.nodes.all() if not node.left and tick.now - node.last_seen <= KNOWN_WITHIN]
     known = [node for node in heard if "drain" not in node.marks]
     snapshot = Snapshot(
         now=tick.now,
@@ -113,6 +117,7 @@ def queue_populator(fleet: Fleet, options: Options, tick: Tick) -> Counts:
         standings=standings,
         active_nodes=sum(node.status(tick.now) != "lost" for node in known),
         known_nodes=len(known),
+        stock=stock(node.held for node in heard),
     )
     decision = decide(snapshot, options, fleet.options)
     specs = [item.spec(fleet.options.jobs[item.kind]) for item in decision.items]
@@ -130,15 +135,27 @@ def queue_populator(fleet: Fleet, options: Options, tick: Tick) -> Counts:
                 f"{len(decision.unmet)} of {len(decision.met) + len(decision.unmet)} targets unmet",
             )
         )
+    _publish(fleet, options, tick, standings)
     if not decision.unmet:
         tick.next_after(options.all_met_interval)
     counts = {"added": len(added), "depth": depth, "met": len(decision.met), "unmet": len(decision.unmet)}
     return counts | {"ratings_unreadable": 1} if unreadable else counts
 
 
+def _publish(fleet: Fleet, options: Options, tick: Tick, standings: ratings.Standings) -> None:
+    """Put the targets on the board, and say so when all of them are met now."""
+    board = EloBoard(fleet.redis)
+    before = board.read()
+    wanted = targets_of(options, fleet.options)
+    judged = targets.judge(wanted, standings, before, tick.now, fleet.options.ratings.min_games)
+    if targets.newly_all_met(judged, before):
+        fleet.notices.send(Notice("Every target is met", listed([f"{one.config}: {one.reason}" for one in judged])))
+    board.targets({one.config: one.document() for one in judged}, fence=tick.fence)
+
+
 def _standings(fleet: Fleet, tick: Tick) -> tuple[ratings.Standings, bool]:
     try:
-        return ratings.read(fleet.data / ratings.FILE, tick.now), False
+        return ratings.read(fleet.data / ratings.FILE, tick.now, fleet.options.ratings.min_games), False
     except ratings.RatingsUnreadable as error:
         fleet.notices.send(Notice("Ratings cannot be read", f"{error}; no target counts as met", "error"))
         return ratings.Standings(), True

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fleet import job_keys, nodes, notice_groups, notices, replies, scale_state
+from fleet import elo_board, job_keys, nodes, notice_groups, notices, replies, scale_state
 
 LOOPS = "{backbeat}:loops"
 LOOP = "{backbeat}:loop:"
@@ -63,6 +63,10 @@ PAGE = (
     Key(job_keys.GAMES, "hash", "none", "board configuration -> games in completed jobs"),
     Key(job_keys.SEQ, "string", "none", "sequence number of the last job"),
     Key(scale_state.SCALING, "hash", "none", "what scaling knows from run to run (JSON), and `pinned` by an operator"),
+    Key(elo_board.ELO, "hash", "none", "board configuration -> its ratings (JSON); the empty name -> the set's digest"),
+    Key(
+        elo_board.TARGETS, "hash", "none", "board configuration -> its target, whether and since when it is met (JSON)"
+    ),
     Key(notices.EVENTS, "stream", "newest 1,000 or so", "what the operator was told: title, body, severity"),
     Key(replies.REPLY, "list", "60 s", "+ token: one node's answer to whoever asked it"),
     Key(notice_groups.DUE, "zset", "none", "title of notices -> when their message is due (ms)"),

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Iterable
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -15,65 +13,24 @@ from hypothesis import strategies as st
 from fleet.job import OUTSTANDING, JobCounts, JobStatus
 from fleet.kinds import JobKind
 from fleet.options import EloTarget, FleetOptions
-from fleet.population import MAX_BOOST, Decision, Item, Snapshot, decide
+from fleet.population import MAX_BOOST, Item, Snapshot, decide
+from fleet.rating_options import RatingOptions
 from fleet.ratings import ConfigStandings, Standing, Standings
-from tasks.queue_populator import Options
-
-NOW = 1_800_000_000.0
-KINDS = ("selfplay", "training", "tournament")
-FLEET = FleetOptions(jobs={kind: JobKind(command=("true",)) for kind in KINDS})
-ALL = Options()
-WEAK = Standing("gen1", 1600.0, 40.0, 100)
-STRONG = Standing("gen9", 2200.0, 40.0, 100)
-
-
-def standings(best: dict[str, Standing]) -> Standings:
-    return Standings({name: ConfigStandings(standing, models=1, rated=3) for name, standing in best.items()})
-
-
-EVERYTHING_READY = standings(dict.fromkeys(ALL.config_names, WEAK))
-
-
-class Queue:
-    """A queue as the registry counts it: what is outstanding, and how many of a kind are over."""
-
-    def __init__(self, jobs: Iterable[tuple[str, str]] = (), games: int = 1000) -> None:
-        self.jobs = list(jobs)
-        self.over: Counter[str] = Counter()
-        self.games = dict.fromkeys(ALL.config_names, games)
-
-    def counts(self) -> JobCounts:
-        by_status = dict.fromkeys(JobStatus, 0)
-        by_status |= {JobStatus.PENDING: len(self.jobs), JobStatus.COMPLETED: self.over.total()}
-        by_kind = {kind: dict.fromkeys(JobStatus, 0) for kind in KINDS}
-        for kind in KINDS:
-            by_kind[kind][JobStatus.PENDING] = sum(kind == queued for queued, _ in self.jobs)
-            by_kind[kind][JobStatus.COMPLETED] = self.over[kind]
-        return JobCounts(by_status, by_kind, Counter(self.jobs), self.games)
-
-    def add(self, items: Iterable[Item]) -> None:
-        self.jobs += [(item.kind, item.config) for item in items]
-
-    def finish(self, index: int) -> tuple[str, str]:
-        job = self.jobs.pop(index)
-        self.over[job[0]] += 1
-        return job
-
-    def mix(self) -> tuple[int, ...]:
-        kinds = Counter(kind for kind, _ in self.jobs)
-        return tuple(kinds[kind] for kind in KINDS)
-
-
-def populate(queue: Queue, options: Options = ALL, fleet: FleetOptions = FLEET, **snapshot: Any) -> Decision:
-    snapshot = {"standings": EVERYTHING_READY} | snapshot
-    decision = decide(Snapshot(now=NOW, counts=queue.counts(), **snapshot), options, fleet)
-    queue.add(decision.items)
-    return decision
-
-
-def options(**changes: Any) -> Options:
-    return Options.model_validate(changes)
-
+from fleet.stock import Stock
+from tests.fleet.population_stage import (
+    ALL,
+    EVERYTHING_READY,
+    FLEET,
+    KINDS,
+    MANY,
+    NOW,
+    STRONG,
+    WEAK,
+    Queue,
+    options,
+    populate,
+    standings,
+)
 
 # Depth
 
@@ -103,9 +60,7 @@ def test_the_depth_follows_the_nodes_up_to_the_maximum() -> None:
 
 def test_claimed_and_running_jobs_count_towards_the_depth() -> None:
     counts = Queue().counts()
-    counts = JobCounts(
-        {**counts.by_status, JobStatus.CLAIMED: 15, JobStatus.RUNNING: 25}, counts.by_kind, {}, counts.games
-    )
+    counts = JobCounts({**counts.by_status, JobStatus.CLAIMED: 15, JobStatus.RUNNING: 25}, counts.by_kind, {}, {})
     assert len(decide(Snapshot(NOW, counts, EVERYTHING_READY), ALL, FLEET).items) == 10
 
 
@@ -159,11 +114,16 @@ def test_the_mix_holds_while_jobs_are_drained_in_any_order(
     total = selfplay + training + tournament
     ratios = [selfplay / total, training / total, tournament / total]
     wanted = options(
-        min_queue_depth=depth, selfplay_ratio=ratios[0], training_ratio=ratios[1], tournament_ratio=ratios[2]
+        configs=MANY,
+        min_queue_depth=depth,
+        selfplay_ratio=ratios[0],
+        training_ratio=ratios[1],
+        tournament_ratio=ratios[2],
     )
+    ready = standings(dict.fromkeys(MANY, WEAK))
     queue, done = Queue(), Counter[str]()
     for _ in range(60):
-        populate(queue, wanted)
+        populate(queue, wanted, standings=ready)
         assert len(queue.jobs) == depth
         for number, ratio in zip(queue.mix(), ratios, strict=True):
             assert abs(number - ratio * depth) < 2
@@ -201,52 +161,13 @@ def test_the_share_of_a_kind_without_a_command_goes_to_the_others() -> None:
 
 def test_a_kind_with_ratio_0_is_not_queued() -> None:
     queue = Queue()
-    populate(queue, options(selfplay_ratio=0.5, training_ratio=0.5, tournament_ratio=0))
+    populate(queue, options(configs=MANY, selfplay_ratio=0.5, training_ratio=0.5, tournament_ratio=0))
     assert queue.mix() == (25, 25, 0)
 
 
 def test_no_kind_to_queue_at_all_is_an_error_that_says_what_to_give() -> None:
     with pytest.raises(ValueError, match=r"give selfplay, training or tournament a command in `jobs`.*has export"):
         populate(Queue(), fleet=FleetOptions(jobs={"export": FLEET.jobs["selfplay"]}))
-
-
-def test_training_waits_for_the_games_of_that_configuration() -> None:
-    queue = Queue(games=299)
-    queue.games["hex8_2p"] = 300
-    decision = populate(queue)
-    assert {item.config for item in decision.items if item.kind == "training"} == {"hex8_2p"}
-    assert queue.mix() == (30, 15, 5)
-
-
-def test_a_configuration_may_ask_for_more_or_fewer_games_before_training() -> None:
-    targets = {"hex8_2p": EloTarget(min_games_for_training=1000), "hex8_3p": EloTarget(min_games_for_training=0)}
-    fleet = FleetOptions(jobs=FLEET.jobs, elo_targets=targets)
-    queue = Queue(games=0)
-    queue.games["hex8_2p"] = 999
-    decision = populate(queue, fleet=fleet)
-    assert {item.config for item in decision.items if item.kind == "training"} == {"hex8_3p"}
-
-
-def test_without_games_or_ratings_there_is_only_self_play() -> None:
-    queue = Queue(games=0)
-    populate(queue, standings=Standings())
-    assert queue.mix() == (50, 0, 0)
-
-
-def test_a_tournament_needs_a_model_or_two_rated_participants() -> None:
-    known = {
-        "hex8_2p": ConfigStandings(WEAK, models=1, rated=1),
-        "hex8_3p": ConfigStandings(None, models=0, rated=2),
-        "hex8_4p": ConfigStandings(None, models=0, rated=1),
-    }
-    decision = populate(Queue(), standings=Standings(known))
-    assert {item.config for item in decision.items if item.kind == "tournament"} == {"hex8_2p", "hex8_3p"}
-
-
-def test_when_nothing_can_be_queued_yet_the_reason_is_given() -> None:
-    decision = populate(Queue(games=0), options(selfplay_ratio=0, training_ratio=1, tournament_ratio=0))
-    assert decision.items == ()
-    assert decision.reason == "no configuration has the games or the participants that the kinds of jobs need"
 
 
 # Configurations
@@ -270,6 +191,13 @@ def test_a_high_rating_that_may_be_luck_does_not_meet_the_target() -> None:
     untried = Standing("gen9", 2200.0, 1.0, 29)
     decision = populate(Queue(), standings=standings({"hex8_2p": lucky, "hex8_3p": untried}))
     assert decision.met == ()
+
+
+def test_how_many_games_show_that_a_target_is_met_is_the_operators_choice() -> None:
+    known = standings({"hex8_2p": Standing("gen9", 2200.0, 40.0, 40)})
+    for min_games, met in ((40, ("hex8_2p",)), (41, ())):
+        fleet = FleetOptions(jobs=FLEET.jobs, ratings=RatingOptions(min_games=min_games))
+        assert populate(Queue(), fleet=fleet, standings=known).met == met
 
 
 def test_a_configuration_may_have_its_own_target() -> None:
@@ -354,8 +282,8 @@ bests = st.none() | st.builds(
 
 @settings(deadline=None)
 @given(
-    ratios, queues, st.integers(0, 1000), st.lists(bests, min_size=12, max_size=12), st.integers(1, 100),
-    st.integers(0, 60), st.integers(0, 60), st.integers(1, 40),
+    ratios, queues, st.integers(0, 1000), st.lists(bests, min_size=18, max_size=18), st.integers(1, 100),
+    st.integers(0, 60), st.integers(0, 60), st.integers(1, 40), st.none() | st.integers(0, 1000),
 )  # fmt: skip
 def test_no_decision_breaks_the_rules(
     ratios: tuple[int, int, int],
@@ -366,6 +294,7 @@ def test_no_decision_breaks_the_rules(
     active: int,
     silent: int,
     soft: int,
+    trained_on: int | None,
 ) -> None:
     shares = [ratio / sum(ratios) for ratio in ratios]
     wanted = options(
@@ -377,7 +306,8 @@ def test_no_decision_breaks_the_rules(
         for name, standing in zip(ALL.config_names, best, strict=True)
     }
     queue = Queue(jobs, games)
-    snapshot = Snapshot(NOW, queue.counts(), Standings(known), active, active + silent)
+    stock = {name: Stock(games, 1, trained_on) for name in ALL.config_names}
+    snapshot = Snapshot(NOW, queue.counts(), Standings(known), active, active + silent, stock)
     decision = decide(snapshot, wanted, FLEET)
 
     assert decide(snapshot, wanted, FLEET) == decision
@@ -388,8 +318,10 @@ def test_no_decision_breaks_the_rules(
     for item in decision.items:
         assert item.config in decision.unmet
         assert shares[KINDS.index(item.kind)] > 0
-        assert item.kind != "training" or games >= 300
+        assert item.kind != "training" or games >= max(300, -150 if trained_on is None else trained_on + 150)
         assert 50 <= item.priority <= 150
+    trainings = Counter(item.config for item in decision.items if item.kind == "training")
+    assert all(number == 1 and ("training", config) not in jobs for config, number in trainings.items())
     can_add = bool(decision.unmet) and len(jobs) < min(decision.depth_target, soft + 20)
     if not can_add or shares[0] > 0:
         assert bool(decision.items) == can_add

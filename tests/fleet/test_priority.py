@@ -77,3 +77,11 @@ def test_velocity_smooths_over_a_lucky_day() -> None:
     lucky = [*climbing[:4], (4 * DAY, 1700.0), *climbing[5:]]
     assert velocity(climbing) == pytest.approx(10)
     assert velocity(lucky) == pytest.approx(10, abs=5)
+
+
+@given(st.floats(50, 1e9))
+def test_a_climb_of_minutes_decides_no_more_than_one_of_days(elo_per_day: float) -> None:
+    """Two ratings a few minutes apart are 100,000 Elo a day."""
+    plateau, climbing, falling = (need(elo_per_day=pace) for pace in (0.0, elo_per_day, -elo_per_day))
+    assert climbing == need(elo_per_day=50.0) == pytest.approx(1.25 * plateau)
+    assert falling == need(elo_per_day=-50.0) == pytest.approx(0.75 * plateau)

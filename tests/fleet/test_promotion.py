@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -132,6 +133,20 @@ def test_a_candidate_of_which_too_little_is_known_is_left_out(change: dict[str, 
 def test_of_several_the_one_with_the_highest_bound_is_promoted() -> None:
     sure, lucky = Standing("g2", 1300.0, 20.0, 300), Standing("g3", 1500.0, 300.0, 40)
     assert decide(contest(BEST, sure, lucky), OPTIONS).version == "g2"
+
+
+def test_of_equals_the_one_with_the_later_name_is_promoted_wherever_this_is_decided() -> None:
+    twins = [Standing(name, 1300.0, 20.0, 300) for name in VERSIONS[1:]]
+    assert {decide(contest(BEST, *twins, candidates=order), OPTIONS).version for order in permutations(VERSIONS)} == {
+        "g4"
+    }
+
+
+def test_which_anchor_is_the_weakest_is_told_by_its_elo_and_not_by_its_name() -> None:
+    options = RatingOptions(anchors={"random": 400.0, "better": 900.0})
+    better = Standing("better", 900.0, 0.0, 500)
+    known = contest(RANDOM, better, Standing("g1", 800.0, 50.0, 50), promoted=None, differences={"g1": (-9.0, 1.0)})
+    assert decide(known, options).version == "g1"
 
 
 def test_a_model_that_was_promoted_before_does_not_come_back_by_itself() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from fleet.elo_board import EloBoard
 from fleet.fence import Fence, FenceRefused
 from fleet.fleet import Fleet
 from fleet.jobs import Holder, JobCounts, JobQueue, JobSpec, JobStatus
@@ -18,6 +19,7 @@ from fleet.kinds import JobKind
 from fleet.notices import Notice
 from fleet.options import FleetOptions
 from fleet.priority import CURRICULUM_WEIGHTS
+from fleet.rating_options import RatingOptions
 from tasks.loop import Tick
 from tasks.queue_populator import Options, queue_populator
 
@@ -59,6 +61,16 @@ def finish(fleet: Fleet, number: int, games: int = 50) -> Counter[str]:
         assert fleet.jobs.complete(HOLDER, job.id, job.attempt, {"games": games})
         done[job.kind] += 1
     return done
+
+
+def hold(fleet: Fleet, node: str, **parts: Any) -> None:
+    """Let a node say what it holds."""
+    fleet.nodes.heartbeat(node, "agent", {}, now=NOW - 5)
+    fleet.nodes.hold(node, parts)
+
+
+def told(fleet: Fleet, title: str) -> list[str]:
+    return [notice.body for _, notice in fleet.notices.recent() if notice.title == title]
 
 
 def filled(fleet: Fleet) -> list[Notice]:
@@ -107,13 +119,28 @@ def test_the_mix_follows_games_and_ratings_as_they_come_in(fleet: Fleet) -> None
     options = {"configs": ["hex8_2p"], "min_games_for_training": 100}
     run(fleet, **options)
     assert fleet.jobs.counts().outstanding == {("selfplay", "hex8_2p"): 50}
+    finish(fleet, 50)
+    run(fleet, **options)
+    assert fleet.jobs.counts().outstanding == {("selfplay", "hex8_2p"): 50}  # played, but nowhere gathered
     rate(fleet, 1500, "hex8_2p")
+    hold(fleet, "central", games={"gathered": {"hex8_2p": 100}})
+    hold(fleet, "other", games={"gathered": {"hex8_2p": 99}})
     finish(fleet, 50)
     run(fleet, **options)
     outstanding = fleet.jobs.counts().outstanding
     assert {kind: number for (kind, _), number in outstanding.items()} == {
-        "selfplay": 30, "training": 15, "tournament": 5,
+        "selfplay": 42, "training": 1, "tournament": 7,
     }  # fmt: skip
+
+
+def test_a_model_that_some_node_has_is_one_to_compare_and_its_games_are_old_ones_to_train_on(fleet: Fleet) -> None:
+    known = {"versions": ["hex8_2p-g0001-0123456789ab"], "promoted": None, "trained_on": 1000}
+    hold(fleet, "central", games={"gathered": {"hex8_2p": 1149}}, models={"hex8_2p": known})
+    run(fleet, configs=["hex8_2p"], min_games_for_training=100)
+    assert {kind for kind, _ in fleet.jobs.counts().outstanding} == {"selfplay", "tournament"}
+    finish(fleet, 50)
+    run(fleet, configs=["hex8_2p"], min_games_for_training=100, min_new_games_for_training=149)
+    assert {kind for kind, _ in fleet.jobs.counts().outstanding} == {"selfplay", "training", "tournament"}
 
 
 def test_jobs_carry_their_priority_payload_and_reason(fleet: Fleet) -> None:
@@ -175,6 +202,40 @@ def test_when_all_targets_are_met_nothing_is_added_and_the_next_look_is_later(fl
     assert tick.wanted_after == 600
 
 
+def test_that_every_target_is_met_is_said_once_with_the_bounds(fleet: Fleet) -> None:
+    configs = ["hex8_2p", "hex8_3p"]
+    rate(fleet, 2100, "hex8_2p")
+    run(fleet, configs=configs)
+    assert told(fleet, "Every target is met") == []
+    rate(fleet, 2200, "hex8_3p")
+    for minutes in range(3):
+        run(fleet, Tick(now=NOW + 60 * minutes), configs=configs)
+    (body,) = told(fleet, "Every target is met")
+    assert body == (
+        "hex8_2p: target 2000: gen9 has 2100 after 200 games, lower bound 2041; "
+        "hex8_3p: target 2000: gen9 has 2200 after 200 games, lower bound 2141"
+    )
+
+
+def test_the_targets_are_on_the_board_and_how_each_stands(fleet: Fleet) -> None:
+    rate(fleet, 2100, "hex8_2p")
+    run(fleet, configs=["hex8_2p", "hex8_3p"])
+    run(fleet, Tick(now=NOW + 60), configs=["hex8_2p", "hex8_3p"])
+    board = EloBoard(fleet.redis).read()
+    assert board["hex8_2p"] == {
+        "config": "hex8_2p", "target": 2000.0, "met": True, "since": NOW, "at": NOW + 60,
+        "reason": "target 2000: gen9 has 2100 after 200 games, lower bound 2041",
+    }  # fmt: skip
+    assert (board["hex8_3p"]["met"], board["hex8_3p"]["reason"]) == (False, "target 2000: no model is rated yet")
+
+
+def test_how_many_games_decide_is_the_clusters_choice(fleet: Fleet) -> None:
+    rate(fleet, 2100, "hex8_2p", games=200)
+    strict = replace(fleet, options=FleetOptions(jobs=KINDS, ratings=RatingOptions(min_games=201)))
+    assert run(strict, configs=["hex8_2p"])["met"] == 0
+    assert run(fleet, configs=["hex8_2p"])["met"] == 1
+
+
 def test_one_unmet_target_keeps_the_usual_interval_and_gets_all_the_work(fleet: Fleet) -> None:
     rate(fleet, 2100, *(name for name in Options().config_names if name != "hexagonal_4p"))
     rate(fleet, 2100, "hexagonal_4p", deviation=60)
@@ -192,6 +253,7 @@ def test_a_deposed_leader_adds_nothing(fleet: Fleet) -> None:
         run(fleet, Tick(now=NOW, fence=deposed))
     assert fleet.jobs.counts().depth == 0
     assert fleet.notices.recent() == []
+    assert EloBoard(fleet.redis).read() == {}
 
 
 def test_ratings_that_cannot_be_read_are_told_of_and_do_not_stop_the_games(
