@@ -39,6 +39,7 @@ bench: $(STAMP) ## print the benchmarks' ratios (about twenty minutes)
 	$(BIN)/python benchmarks/punctuality.py
 	$(BIN)/python benchmarks/job_queue.py
 	$(BIN)/python benchmarks/reaper.py
+	$(BIN)/python benchmarks/rating.py
 	$(BIN)/python benchmarks/node_curve.py
 	$(BIN)/python benchmarks/discovery_curve.py
 	$(BIN)/python benchmarks/node_commands.py

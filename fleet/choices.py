@@ -13,9 +13,9 @@ depend on their order, so nothing that follows from them does.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from itertools import chain, combinations
 from math import comb
 
@@ -77,22 +77,18 @@ class Choices:
 
 def count(outcomes: Mapping[Outcome, int]) -> Choices:
     """The choices in so many results of each kind. Raises ValueError for one that is none (see `outcome`)."""
-    patterns: dict[tuple[int, ...], tuple[list[tuple[str, ...]], list[int]]] = {}
-    for (participants, ranks), times in outcomes.items():
-        if times == 0:
-            continue
-        pattern = patterns.get(ranks)
-        if pattern is None:
-            pattern = patterns[ranks] = ([], [])
-        pattern[0].append(participants)
-        pattern[1].append(times)
-    names = tuple(sorted(set(chain.from_iterable(chain.from_iterable(members for members, _ in patterns.values())))))
-    number = {name: place for place, name in enumerate(names)}
+    if 0 in outcomes.values():
+        outcomes = {result: times for result, times in outcomes.items() if times}
+    everybody, patterns = [participants for participants, _ in outcomes], [ranks for _, ranks in outcomes]
+    names = tuple(sorted(set(chain.from_iterable(everybody))))
     chosen = np.zeros(len(names), np.int64)
     record = Record(*(np.zeros(len(names), np.int64) for _ in range(4)))
     parts: dict[int, list[tuple[Ints, Ints]]] = {}
-    for ranks, (members, counts) in patterns.items():
-        played, times_each = _table(ranks, members, counts, number)
+    times = np.fromiter(outcomes.values(), np.int64, len(outcomes))
+    for ranks, played, rows in _by_pattern(everybody, patterns, names):
+        times_each = times[rows]
+        if times_each.min() < 0:
+            raise ValueError(f"a result cannot have happened {times_each.min()} times")
         _add_to(record, ranks, played, times_each)
         as_chosen = dict.fromkeys(range(len(ranks)), SCALE)
         for seats, weight in stages(ranks):
@@ -105,7 +101,7 @@ def count(outcomes: Mapping[Outcome, int]) -> Choices:
     return Choices(names, chosen, tuple(_merged(parts[size], len(names)) for size in sorted(parts)), record)
 
 
-@cache
+@lru_cache(4096)
 def stages(ranks: tuple[int, ...]) -> tuple[tuple[tuple[int, ...], int], ...]:
     """The sets of seats from which such a result chooses, and how often each, in 1 / SCALE."""
     found = []
@@ -118,23 +114,30 @@ def stages(ranks: tuple[int, ...]) -> tuple[tuple[tuple[int, ...], int], ...]:
     return tuple(found)
 
 
-def _table(
-    ranks: tuple[int, ...], members: list[tuple[str, ...]], counts: list[int], number: Mapping[str, int]
-) -> tuple[Ints, Ints]:
-    """Participants, a row a seat and a column a result, and how often each happened."""
-    players = len(ranks)
-    if not (2 <= players <= MAX_PLAYERS and set(map(len, members)) == {players}):
-        outcome(next((row for row in members if len(row) != players), members[0]), ranks)
-    played = np.fromiter(map(number.__getitem__, chain.from_iterable(members)), np.int64, len(members) * players)
-    played = np.ascontiguousarray(played.reshape(len(members), players).T)
-    seated = np.sort(played, axis=0)
-    twice = np.flatnonzero((seated[1:] == seated[:-1]).any(axis=0))
-    if len(twice):
-        outcome(members[twice[0]], ranks)
-    times = np.array(counts, np.int64)
-    if times.min() < 0:
-        raise ValueError(f"a result cannot have happened {times.min()} times")
-    return played, times
+def _by_pattern(
+    everybody: Sequence[tuple[str, ...]], patterns: Sequence[tuple[int, ...]], names: Sequence[str]
+) -> Iterator[tuple[tuple[int, ...], Ints, Ints]]:
+    """For each way to rank: the numbers of its participants, a row a seat, and which results those are.
+
+    There are many results and few ways to rank, so nothing here is done for each result but by numpy.
+    """
+    number = {name: place for place, name in enumerate(names)}
+    code = {ranks: place for place, ranks in enumerate(dict.fromkeys(patterns))}
+    codes = np.fromiter(map(code.__getitem__, patterns), np.int64, len(patterns))
+    sizes = np.fromiter(map(len, everybody), np.int64, len(everybody))
+    flat = np.fromiter(map(number.__getitem__, chain.from_iterable(everybody)), np.int64, int(sizes.sum()))
+    starts = np.cumsum(sizes) - sizes
+    for ranks, place in code.items():
+        rows = np.flatnonzero(codes == place)
+        fits = sizes[rows] == len(ranks) if 2 <= len(ranks) <= MAX_PLAYERS else np.zeros(len(rows), bool)
+        if not fits.all():
+            outcome(everybody[rows[np.argmin(fits)]], ranks)
+        played = flat[starts[rows] + np.arange(len(ranks))[:, None]]
+        seated = np.sort(played, axis=0)
+        twice = np.flatnonzero((seated[1:] == seated[:-1]).any(axis=0))
+        if len(twice):
+            outcome(everybody[rows[twice[0]]], ranks)
+        yield ranks, played, rows
 
 
 def _add_to(record: Record, ranks: tuple[int, ...], played: Ints, times: Ints) -> None:

@@ -28,6 +28,7 @@ from fleet.providers.command import CommandOptions
 from fleet.providers.docker import DockerOptions
 from fleet.providers.local import LocalOptions
 from fleet.providers.simulated import SimulatedOptions
+from fleet.rating_options import RatingOptions
 from fleet.tailscale import SshOptions, TailnetOptions
 from schedules.backoff import Backoff
 from schedules.plan import Cadence, load
@@ -181,6 +182,7 @@ def test_every_argument_of_the_decorator_and_field_of_a_tick_is_listed() -> None
         ("A rehearsal", SimulatedOptions, {}, set()),
         ("Kinds of jobs", JobKind, {"command": ["true"]}, {"command"}),
         ("Store", StoreOptions, {}, {"url"}),
+        ("Ratings", RatingOptions, {}, set()),
         ("Elo targets", EloTarget, {}, {"target_elo", "min_games_for_training"}),
         ("Notify", Notify, {}, set()),
         ("Options of tailscale_recovery", Recovery, {}, set()),

@@ -174,6 +174,10 @@ def test_a_perfect_score_is_finite_and_claims_no_more_than_it_shows(times: int) 
     assert best.rating - 1.96 * best.deviation < 400 + LOGIT * math.log(20 * times + 1)
 
 
+def test_a_perfect_score_is_what_the_documents_say() -> None:
+    assert rate(duels(("b", "a", 30)), ANCHORS)["b"] == Rated(1531.04, 321.2, 30, 30, 0, 0, True)
+
+
 def test_a_draw_is_half_a_win_each_way() -> None:
     drawn = Counter({outcome("ab", (1, 1)): 10, outcome("ac", (1, 2)): 3, outcome("bc", (2, 1)): 5})
     halved = Counter({outcome("ab", (1, 2)): 5, outcome("ab", (2, 1)): 5, **{k: drawn[k] for k in list(drawn)[1:]}})
