@@ -135,7 +135,8 @@ def queue_populator(fleet: Fleet, options: Options, tick: Tick) -> Counts:
                 f"{len(decision.unmet)} of {len(decision.met) + len(decision.unmet)} targets unmet",
             )
         )
-    _publish(fleet, options, tick, standings)
+    if not unreadable:  # what the board says was true when it could be read
+        _publish(fleet, options, tick, standings)
     if not decision.unmet:
         tick.next_after(options.all_met_interval)
     counts = {"added": len(added), "depth": depth, "met": len(decision.met), "unmet": len(decision.unmet)}
@@ -145,7 +146,7 @@ def queue_populator(fleet: Fleet, options: Options, tick: Tick) -> Counts:
 def _publish(fleet: Fleet, options: Options, tick: Tick, standings: ratings.Standings) -> None:
     """Put the targets on the board, and say so when all of them are met now."""
     board = EloBoard(fleet.redis)
-    before = board.read()
+    before = board.read_targets()
     wanted = targets_of(options, fleet.options)
     judged = targets.judge(wanted, standings, before, tick.now, fleet.options.ratings.min_games)
     if targets.newly_all_met(judged, before):

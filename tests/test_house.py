@@ -19,7 +19,7 @@ import pytest
 from redis import Redis
 
 from fleet import replies
-from fleet.elo_board import ELO, EloBoard
+from fleet.elo_board import EloBoard
 from fleet.fence import Fence
 from fleet.jobs import Holder, JobQueue, JobSpec
 from fleet.nodes import NodeRegistry
@@ -138,7 +138,7 @@ def live(url: str) -> Redis:
 
     ScaleState(redis).pin(3)
     EloBoard(redis).targets({"hex8_2p": {"target": 2000.0, "met": False}})
-    redis.hset(ELO, "", "digest")
+    EloBoard(redis).publish({}, "digest")
 
     fence = Fence(lease.fence(), lease.token, running.name, keys.GUARD, keys.LOOP + running.name)
     assert len(queue.enqueue([JobSpec(kind="selfplay", config="hex8_2p") for _ in range(5)], fence=fence)) == 5

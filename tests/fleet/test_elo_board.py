@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from redis import Redis
 
-from fleet.elo_board import ELO, EloBoard
+from fleet.elo_board import TARGETS, EloBoard
 from fleet.fence import Fence, FenceRefused
 
 HEX5 = {"target": 2000.0, "met": False, "since": None, "reason": "no model is rated yet", "at": 5.0}
@@ -17,23 +15,33 @@ HEX8 = {**HEX5, "met": True, "since": 4.0}
 def test_targets_are_read_as_they_were_published_beside_the_ratings(redis: Redis) -> None:
     board = EloBoard(redis)
     board.targets({"hex5_2p": HEX5, "hex8_2p": HEX8})
-    redis.hset(ELO, mapping={"": "digest", "hex8_2p": json.dumps({"config": "hex8_2p", "velocity": 12.5})})
+    board.publish({"hex8_2p": {"velocity": 12.5}}, "digest")
+    assert board.read_targets() == {"hex5_2p": HEX5, "hex8_2p": HEX8}
     assert board.read() == {
-        "hex5_2p": {"config": "hex5_2p", **HEX5},
-        "hex8_2p": {"config": "hex8_2p", "velocity": 12.5, **HEX8},
+        "hex5_2p": {"config": "hex5_2p", "target": HEX5},
+        "hex8_2p": {"config": "hex8_2p", "velocity": 12.5, "target": HEX8},
     }
+    assert board.digest() == "digest"
+
+
+@pytest.mark.parametrize("stored", ["{", "7", '"met"'])
+def test_what_cannot_be_read_is_left_out_and_hides_nobody_else(redis: Redis, stored: str) -> None:
+    board = EloBoard(redis)
+    board.targets({"hex5_2p": HEX5, "hex8_2p": HEX8})
+    redis.hset(TARGETS, "hex5_2p", stored)
+    assert board.read_targets() == {"hex8_2p": HEX8}
 
 
 def test_a_configuration_that_is_no_longer_trained_leaves_the_board(redis: Redis) -> None:
     board = EloBoard(redis)
     board.targets({"hex5_2p": HEX5, "hex8_2p": HEX8})
     board.targets({"hex5_2p": HEX5})
-    assert board.read().keys() == {"hex5_2p"}
+    assert board.read_targets().keys() == {"hex5_2p"}
 
 
 def test_a_deposed_leader_publishes_nothing(redis: Redis) -> None:
     guard = "{backbeat}:leader:guard"
     redis.hset(guard, mapping={"fence": 8, "owner": "the new leader"})
-    with pytest.raises(FenceRefused, match="targets: write refused, for a newer leader exists"):
-        EloBoard(redis).targets({"hex5_2p": HEX5}, Fence(7, "the old leader", "", guard, ""))
-    assert EloBoard(redis).read() == {}
+    with pytest.raises(FenceRefused, match="write refused, for a newer leader exists"):
+        EloBoard(redis).targets({"hex5_2p": HEX5}, fence=Fence(7, "the old leader", "", guard, ""))
+    assert EloBoard(redis).read_targets() == {}

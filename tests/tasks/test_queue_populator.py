@@ -221,12 +221,25 @@ def test_the_targets_are_on_the_board_and_how_each_stands(fleet: Fleet) -> None:
     rate(fleet, 2100, "hex8_2p")
     run(fleet, configs=["hex8_2p", "hex8_3p"])
     run(fleet, Tick(now=NOW + 60), configs=["hex8_2p", "hex8_3p"])
-    board = EloBoard(fleet.redis).read()
+    board = EloBoard(fleet.redis).read_targets()
     assert board["hex8_2p"] == {
-        "config": "hex8_2p", "target": 2000.0, "met": True, "since": NOW, "at": NOW + 60,
+        "target": 2000.0, "met": True, "since": NOW, "at": NOW + 60,
         "reason": "target 2000: gen9 has 2100 after 200 games, lower bound 2041",
     }  # fmt: skip
     assert (board["hex8_3p"]["met"], board["hex8_3p"]["reason"]) == (False, "target 2000: no model is rated yet")
+
+
+def test_while_the_ratings_cannot_be_read_the_board_keeps_what_it_said(fleet: Fleet) -> None:
+    rate(fleet, 2100, "hex8_2p")
+    run(fleet, configs=["hex8_2p"])
+    file = fleet.data / "unified_elo.db"
+    sound = file.read_bytes()
+    file.write_bytes(b"this was a database once " * 100)
+    assert run(fleet, configs=["hex8_2p"])["unmet"] == 1
+    assert EloBoard(fleet.redis).read_targets()["hex8_2p"]["met"] is True
+    file.write_bytes(sound)
+    run(fleet, configs=["hex8_2p"])
+    assert len(told(fleet, "Every target is met")) == 1
 
 
 def test_how_many_games_decide_is_the_clusters_choice(fleet: Fleet) -> None:
@@ -253,7 +266,7 @@ def test_a_deposed_leader_adds_nothing(fleet: Fleet) -> None:
         run(fleet, Tick(now=NOW, fence=deposed))
     assert fleet.jobs.counts().depth == 0
     assert fleet.notices.recent() == []
-    assert EloBoard(fleet.redis).read() == {}
+    assert EloBoard(fleet.redis).read_targets() == {}
 
 
 def test_ratings_that_cannot_be_read_are_told_of_and_do_not_stop_the_games(
