@@ -37,9 +37,10 @@ RESOLUTION = 2  # digits of an Elo point that are published
 _LOGIT = 400.0 / math.log(10.0)  # Elo points in one unit of log strength
 _MAX_STEP = 8.0  # units of log strength: beyond it the curve is no longer what it is here
 _MAX_ROUNDS = 200
-_NEAR = 1e-3  # units of log strength: a whole step is right, and the rise is soon too small to be measured
+_NEAR = 1e-3  # units of log strength: a step this short is right as it is
+_OVERSHOT = 0.25  # of its slope at the start, that a step of less than a unit may fall behind the peak
+_LEAST_CURVATURE = 1e-14  # of the largest one: less is rounding, and may point downhill
 _CONVERGED = 1e-10  # units of log strength; 2e-8 Elo
-_SUFFICIENT = 1e-4  # of the rise that the gradient promises: Armijo's rule
 
 Floats = NDArray[np.float64]
 
@@ -110,7 +111,9 @@ def rate(outcomes: Mapping[Outcome, int], anchors: Mapping[str, float], *, prior
 
     `anchors` are participants of known Elo; those that did not play are left out. `prior` is the strength
     of the prior, in drawn games, above 0. Raises ValueError for a result that is none, and for an anchor
-    or a prior that is no usable number.
+    or a prior that is no usable number; ArithmeticError where anchors lie so far from what the games say,
+    or a prior is so weak beside so many games, that arithmetic fails. No setting that RatingOptions takes
+    does so.
     """
     if not (math.isfinite(prior) and prior > 0):
         raise ValueError(f"the prior must be a number of games above 0, not {prior}")
@@ -118,10 +121,13 @@ def rate(outcomes: Mapping[Outcome, int], anchors: Mapping[str, float], *, prior
         if not math.isfinite(elo):
             raise ValueError(f"anchor {name!r} must have a finite Elo, not {elo}")
     choices = count(outcomes)
-    problem = _Problem(choices, anchors, prior)
-    strengths = problem.solve()
-    covariance = problem.covariance(strengths)
     chains = _chains(choices)
+    problem = _Problem(choices, anchors, prior, chains)
+    try:
+        strengths = problem.solve()
+        covariance = problem.covariance(strengths)
+    except np.linalg.LinAlgError as error:
+        raise ArithmeticError(f"{len(chains)} participants cannot be rated from these anchors: {error}") from error
     reached = {int(chains[place]) for place in problem.pinned}
     anchored = (chains == reached.pop()) if len(reached) == 1 else np.zeros(len(chains), bool)
     errors = np.where(anchored, _LOGIT * np.sqrt(covariance.diagonal()), prior_deviation(prior))
@@ -140,7 +146,7 @@ def rate(outcomes: Mapping[Outcome, int], anchors: Mapping[str, float], *, prior
 class _Problem:
     """The posterior of the log strengths, 0 being PRIOR_RATING. Concave, with one peak."""
 
-    def __init__(self, choices: Choices, anchors: Mapping[str, float], prior: float) -> None:
+    def __init__(self, choices: Choices, anchors: Mapping[str, float], prior: float, chains: Ints) -> None:
         self.size = len(choices.names)
         self.prior = prior
         self.chosen = choices.chosen / SCALE
@@ -150,41 +156,38 @@ class _Problem:
         self.free = np.setdiff1d(np.arange(self.size), self.pinned)
         self.start = np.zeros(self.size)
         self.start[self.pinned] = [(_published(elo) - PRIOR_RATING) / _LOGIT for elo in given.values()]
+        for chain in {int(chains[place]) for place in given}:  # nobody begins far from all anchors
+            inside = np.flatnonzero(chains == chain)
+            self.start[np.intersect1d(inside, self.free)] = self.start[np.intersect1d(inside, self.pinned)].mean()
 
     def solve(self) -> Floats:
-        """Newton's method: full steps near the peak, shortened ones until they rise enough far from it."""
-        strengths = self.start.copy()
+        """Newton's method. A long step is shortened until it stays on this side of the peak of its line.
+
+        Only slopes are compared: where games are many, the value itself is too large to show a small rise.
+        """
+        strengths, last = self.start.copy(), math.inf
         if not len(self.free):
             return strengths
-        value, last = self.value(strengths), math.inf
+        gradient, curvature = self.slopes(strengths)
         for _ in range(_MAX_ROUNDS):
-            gradient, curvature = self.slopes(strengths)
             step = np.zeros(self.size)
-            step[self.free] = np.linalg.solve(curvature[np.ix_(self.free, self.free)], gradient[self.free])
+            inside = curvature[np.ix_(self.free, self.free)]
+            inside[np.diag_indices(len(inside))] += _LEAST_CURVATURE * len(inside) * inside.max()
+            step[self.free] = np.linalg.solve(inside, gradient[self.free])
             furthest = float(np.abs(step).max())
-            if furthest < _NEAR:
-                strengths = strengths + step
-                if furthest < _CONVERGED or furthest > last / 2:  # steps that no longer shrink are rounding
-                    return strengths
-                last = furthest
-                continue
+            if furthest < _CONVERGED or _NEAR > furthest > last / 2:  # steps that no longer shrink are rounding
+                return strengths + step
+            last = furthest
             step *= min(1.0, _MAX_STEP / furthest)
-            rise = _SUFFICIENT * float(gradient @ step)
-            while (risen := self.value(strengths + step)) < value + rise:
+            while True:
+                ahead, curvature = self.slopes(strengths + step)
+                length = float(np.abs(step).max())
+                overshot = 0.0 if length > 1 else _OVERSHOT * float(gradient @ step)
+                if length < _NEAR or float(ahead @ step) >= -overshot:
+                    break
                 step /= 2
-                rise /= 2
-            strengths, value = strengths + step, risen
+            strengths, gradient = strengths + step, ahead
         raise ArithmeticError(f"no ratings of {self.size} participants after {_MAX_ROUNDS} rounds")
-
-    def value(self, strengths: Floats) -> float:
-        """The logarithm of the posterior, but for a constant."""
-        total = float(self.chosen @ strengths)
-        for members, counts in self.sets:
-            here = strengths[members]
-            top = here.max(axis=0)
-            total -= float(counts @ (top + np.log(np.exp(here - top).sum(axis=0))))
-        drawn = np.logaddexp(0.0, strengths[self.free]) - strengths[self.free] / 2
-        return total - self.prior * float(drawn.sum())
 
     def slopes(self, strengths: Floats) -> tuple[Floats, Floats]:
         """Its gradient, and its curvature: the Hessian with the sign turned, which is positive definite."""

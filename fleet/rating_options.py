@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 Participant = Annotated[str, StringConstraints(min_length=1, max_length=200)]
-Elo = Annotated[float, Field(ge=-10_000, le=10_000)]
+Elo = Annotated[float, Field(ge=-5000, le=5000)]
 
 
 class RatingOptions(BaseModel):
@@ -18,7 +18,7 @@ class RatingOptions(BaseModel):
     anchors: dict[Participant, Elo] = Field(
         default={"random": 400.0}, description="participants whose Elo is given, by name; the others follow"
     )
-    prior: float = Field(default=1.0, gt=0, le=100, description="drawn games that everybody starts with")
+    prior: float = Field(default=1.0, ge=0.01, le=100, description="drawn games that everybody starts with")
     min_games: int = Field(default=30, ge=1, description="games below which a rating decides nothing")
     promotion_certainty: float = Field(
         default=0.95, ge=0.5, lt=1, description="how sure it must be that a model gains at least the next"
