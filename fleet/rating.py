@@ -168,6 +168,7 @@ class _Problem:
         strengths, last = self.start.copy(), math.inf
         if not len(self.free):
             return strengths
+        rounding = 4 * float(np.finfo(float).eps) * float(self.chosen.max(initial=1.0))
         gradient, curvature = self.slopes(strengths)
         for _ in range(_MAX_ROUNDS):
             step = np.zeros(self.size)
@@ -175,6 +176,8 @@ class _Problem:
             inside[np.diag_indices(len(inside))] += _LEAST_CURVATURE * len(inside) * inside.max()
             step[self.free] = np.linalg.solve(inside, gradient[self.free])
             furthest = float(np.abs(step).max())
+            if float(np.abs(gradient[self.free]).max()) <= rounding:
+                return strengths
             if furthest < _CONVERGED or _NEAR > furthest > last / 2:  # steps that no longer shrink are rounding
                 return strengths + step
             last = furthest

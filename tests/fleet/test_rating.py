@@ -166,6 +166,32 @@ def test_extreme_counts_and_anchors_are_rated_in_a_few_rounds(seed: int, prior: 
     assert all(math.isfinite(rated.rating + rated.deviation) for rated in rate(games, anchors, prior=prior).values())
 
 
+@pytest.mark.parametrize(
+    ("games", "anchors", "prior"),
+    [
+        # A whole step leads beyond the peak, and back.
+        ({outcome("abc", (2, 2, 1)): 10**6, outcome("abc", (1, 2, 3)): 10**6}, {"a": -4737.75, "b": -451.48}, 1.0),
+        # A whole step from a flat place leads beyond all numbers.
+        ({outcome("bc", (1, 1)): 100, outcome("ab", (1, 1)): 1}, {"a": 5000.0, "b": -5000.0}, 10.0),
+        # Two that tie are so far below 1500 that what draws them up is less than rounding.
+        (
+            {
+                outcome("bdef", (3, 1, 1, 3)): 10**4,
+                outcome("bghijklmn", (8, 6, 3, 1, 4, 4, 6, 8, 2)): 10**4,
+            },
+            {"h": -5000.0},
+            0.1,
+        ),
+        # What one loss and the prior say is less than the rounding of so many ties.
+        ({outcome("ab", (1, 1)): 10**7, outcome("ac", (2, 1)): 1}, {"c": -5000.0}, 1.0),
+    ],
+)
+def test_results_that_anchors_contradict_are_rated_all_the_same(
+    games: dict[Outcome, int], anchors: dict[str, float], prior: float
+) -> None:
+    assert all(math.isfinite(rated.rating + rated.deviation) for rated in rate(games, anchors, prior=prior).values())
+
+
 # What particular results mean
 
 

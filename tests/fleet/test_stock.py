@@ -30,7 +30,11 @@ anything = st.recursive(
 
 def test_it_is_the_most_that_any_node_has_and_not_the_sum() -> None:
     known = {"hex5_2p": Stock(1200, 2, 900), "hex8_2p": Stock(gathered=30)}
-    assert stock([CENTRAL, OTHER]) == stock([OTHER, CENTRAL, CENTRAL]) == known
+    less: dict[str, Any] = {
+        "games": {"gathered": {"hex5_2p": 900}},
+        "models": {"hex5_2p": {"versions": ["g1"], "trained_on": 400}},
+    }
+    assert stock([CENTRAL, OTHER, less]) == stock([less, OTHER, CENTRAL, CENTRAL]) == known
 
 
 def test_nobody_holds_anything_before_the_first_game() -> None:

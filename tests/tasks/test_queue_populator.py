@@ -37,7 +37,9 @@ def run(fleet: Fleet, tick: Tick | None = None, **options: Any) -> dict[str, int
     return dict(queue_populator(fleet, Options.model_validate(options), tick or Tick(now=NOW)))
 
 
-def rate(fleet: Fleet, rating: float, *configs: str, deviation: float = 30.0, games: int = 200) -> None:
+def rate(
+    fleet: Fleet, rating: float, *configs: str, deviation: float = 30.0, games: int = 200, name: str = "gen9"
+) -> None:
     """Write a rating store as another program would."""
     db = sqlite3.connect(fleet.data / "unified_elo.db", isolation_level=None)
     db.execute(
@@ -46,7 +48,7 @@ def rate(fleet: Fleet, rating: float, *configs: str, deviation: float = 30.0, ga
     )
     for config in configs:
         board, players = config.removesuffix("p").split("_")
-        row = ("gen9", board, int(players), rating, games, deviation, NOW)
+        row = (name, board, int(players), rating, games, deviation, NOW)
         db.execute("INSERT INTO elo_ratings VALUES (?, ?, ?, ?, ?, ?, ?)", row)
     db.close()
 
@@ -246,7 +248,26 @@ def test_how_many_games_decide_is_the_clusters_choice(fleet: Fleet) -> None:
     rate(fleet, 2100, "hex8_2p", games=200)
     strict = replace(fleet, options=FleetOptions(jobs=KINDS, ratings=RatingOptions(min_games=201)))
     assert run(strict, configs=["hex8_2p"])["met"] == 0
+    assert EloBoard(fleet.redis).read_targets()["hex8_2p"]["met"] is False
     assert run(fleet, configs=["hex8_2p"])["met"] == 1
+
+
+def test_a_model_with_too_few_games_does_not_stand_for_the_others(fleet: Fleet) -> None:
+    rate(fleet, 2600, "hex8_2p", games=50, name="young")
+    rate(fleet, 2100, "hex8_2p", games=300, name="proven")
+    strict = replace(fleet, options=FleetOptions(jobs=KINDS, ratings=RatingOptions(min_games=51)))
+    run(strict, configs=["hex8_2p"])
+    assert EloBoard(fleet.redis).read_targets()["hex8_2p"]["reason"].startswith("target 2000: proven has 2100")
+
+
+def test_a_deposed_leader_changes_nothing_on_the_board(fleet: Fleet) -> None:
+    guard = "{backbeat}:leader:guard"
+    fleet.redis.hset(guard, mapping={"fence": 8, "owner": "the new leader"})
+    rate(fleet, 2100, "hex8_2p")  # so nothing is to be enqueued
+    deposed = Fence(leader=7, owner="the old leader", run="", guard_key=guard, loop_key="")
+    with pytest.raises(FenceRefused):
+        run(fleet, Tick(now=NOW, fence=deposed), configs=["hex8_2p"])
+    assert EloBoard(fleet.redis).read_targets() == {}
 
 
 def test_one_unmet_target_keeps_the_usual_interval_and_gets_all_the_work(fleet: Fleet) -> None:
