@@ -122,7 +122,7 @@ def rate(outcomes: Mapping[Outcome, int], anchors: Mapping[str, float], *, prior
             raise ValueError(f"anchor {name!r} must have a finite Elo, not {elo}")
     choices = count(outcomes)
     chains = _chains(choices)
-    problem = _Problem(choices, anchors, prior, chains)
+    problem = _Problem(choices, anchors, prior)
     try:
         strengths = problem.solve()
         covariance = problem.covariance(strengths)
@@ -146,7 +146,7 @@ def rate(outcomes: Mapping[Outcome, int], anchors: Mapping[str, float], *, prior
 class _Problem:
     """The posterior of the log strengths, 0 being PRIOR_RATING. Concave, with one peak."""
 
-    def __init__(self, choices: Choices, anchors: Mapping[str, float], prior: float, chains: Ints) -> None:
+    def __init__(self, choices: Choices, anchors: Mapping[str, float], prior: float) -> None:
         self.size = len(choices.names)
         self.prior = prior
         self.chosen = choices.chosen / SCALE
@@ -156,9 +156,6 @@ class _Problem:
         self.free = np.setdiff1d(np.arange(self.size), self.pinned)
         self.start = np.zeros(self.size)
         self.start[self.pinned] = [(_published(elo) - PRIOR_RATING) / _LOGIT for elo in given.values()]
-        for chain in {int(chains[place]) for place in given}:  # nobody begins far from all anchors
-            inside = np.flatnonzero(chains == chain)
-            self.start[np.intersect1d(inside, self.free)] = self.start[np.intersect1d(inside, self.pinned)].mean()
 
     def solve(self) -> Floats:
         """Newton's method. A long step is shortened until it stays on this side of the peak of its line.

@@ -123,7 +123,7 @@ def test_gradient_and_curvature_are_the_slopes_of_the_likelihood_of_all_orders(
     outcomes: dict[Outcome, int], strengths: list[float]
 ) -> None:
     choices = count(outcomes)
-    problem = _Problem(choices, {}, 0.7, np.zeros(len(choices.names), np.int64))
+    problem = _Problem(choices, {}, 0.7)
     here = np.array(strengths[: problem.size])
     gradient, curvature = problem.slopes(here)
     for place in range(problem.size):
