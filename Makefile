@@ -22,7 +22,7 @@ run: $(STAMP) ## a whole cluster on this machine: server, two nodes, beat, Flowe
 	$(BIN)/backbeat up --config config/openspiel.yaml
 
 test: $(STAMP) ## every test (PYTEST_ARGS='-k name' narrows)
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 4 --dist worksteal $(PYTEST_ARGS)
 
 check: $(STAMP) ## format, lint, types, import rules
 	$(BIN)/ruff format --check .
