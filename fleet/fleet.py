@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fleet.nodes import NodeRegistry
     from fleet.notices import Notices
     from fleet.options import FleetOptions
+    from fleet.store import Store
     from fleet.tailnet_attempt import TailnetWatch
 
 
@@ -46,6 +47,8 @@ class Fleet:
     run: Callable[[str], None] = _no_loops
     #: What this node holds of the cluster's data, in its own processes.
     holdings: Holdings | None = None
+    #: Where models and games are kept for the whole cluster; None: nowhere.
+    store: Store | None = None
     #: This node's tailnet, in its agent.
     tailnet: TailnetWatch | None = None
 

@@ -11,6 +11,7 @@ from fleet.configs import BoardConfig
 from fleet.inventory import Inventory
 from fleet.kinds import OPENSPIEL_KINDS, JobKind
 from fleet.rating_options import RatingOptions
+from fleet.store import StoreOptions
 from fleet.tailscale import TailnetOptions
 
 
@@ -59,14 +60,6 @@ class PublicAddress(BaseModel):
     services: tuple[WebUrl, ...] = Field(default=(), description="asked in this order until one answers")
     interval: float = Field(default=3600.0, ge=60, description="seconds between two questions")
     timeout: float = Field(default=5.0, gt=0, le=60, description="seconds that one service gets to answer")
-
-
-class StoreOptions(BaseModel):
-    """Where models and games are kept for the whole cluster."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    url: str | None = Field(default=None, min_length=1, description="a directory, or an address such as s3://bucket")
 
 
 class FleetOptions(BaseModel):

@@ -50,25 +50,19 @@ class NoRoom(StoreUnavailable):
 
 
 class StoreOptions(BaseModel):
-    """Where models and games are kept for all nodes."""
+    """Where models and games are kept for the whole cluster."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    url: str | None = Field(
-        default=None, description="a directory, or s3://bucket/path, sftp://host/path, ...; the environment comes first"
-    )
-    options: dict[str, Any] = Field(
-        default_factory=dict, repr=False, description="what fsspec's driver for that protocol takes"
-    )
+    url: str | None = Field(default=None, min_length=1, description="a directory, or an address such as s3://bucket")
+    options: dict[str, Any] = Field(default={}, repr=False, description="what fsspec's driver for that address takes")
     max_size: int = Field(default=8 * GIB, gt=0, description="bytes; what claims to be larger is not fetched")
-    min_free: int = Field(default=GIB, ge=0, description="bytes of a disk that stay free, whatever is fetched or left")
+    min_free: int = Field(default=GIB, ge=0, description="bytes that stay free on every disk that something goes to")
 
-    def store(self, url: str | None = None) -> Store | None:
-        """The store, `url` in place of its own; None when there is none. Raises as Store does."""
+    def open(self, url: str | None = None) -> Store | None:
+        """The store, at `url` in place of its own; None when there is none. Raises as Store does."""
         where = url or self.url
-        if where is None:
-            return None
-        return Store(where, self.options, max_size=self.max_size, min_free=self.min_free)
+        return Store(where, self.options, max_size=self.max_size, min_free=self.min_free) if where else None
 
 
 def check_key(key: str) -> str:
@@ -252,10 +246,7 @@ def redact(url: str) -> str:
 def _place(url: str, options: Mapping[str, Any], shown: str) -> Place:
     protocol, separator, path = url.partition("://")
     if not separator or protocol in ("file", "local"):
-        folder = Path(unquote(path) if separator else url).expanduser()
-        if not folder.is_absolute():
-            raise ValueError(f"{shown!r} is no store: give an absolute path, or an address such as s3://bucket/path")
-        return Directory(folder)
+        return Directory(Path(unquote(path) if separator else url).expanduser().absolute())
     from fsspec.registry import get_filesystem_class
 
     try:

@@ -26,6 +26,7 @@ from fleet.jobs import QUEUE, JobQueue
 from fleet.nodes import NodeRegistry
 from fleet.notices import Notices
 from fleet.options import FleetOptions
+from fleet.store import Store, StoreUnavailable
 from fleet.tailnet_attempt import TailnetWatch
 from fleet.tailscale import LocalShell, Tailscale
 from schedules.plan import Plan, PlanError, load
@@ -78,6 +79,7 @@ class Backbeat:
             ask=partial(send_to_node, celery),
             run=self.run_loop,
             holdings=Holdings(nodes, settings.node_id, settings.data),
+            store=_store(options, settings),
             tailnet=self.tailnet,
         )
         self.runner = Runner(self.ledger, self.fleet, loops, plan.stanzas, owner=self._owner)
@@ -112,6 +114,13 @@ class Backbeat:
         """An orderly stop of this process."""
         self.runner.stop()
         self.fleet.notices.close()
+
+
+def _store(options: FleetOptions, settings: Settings) -> Store | None:
+    try:
+        return options.store.open(settings.store)
+    except (ValueError, StoreUnavailable) as error:
+        raise SettingsError(f"{'BACKBEAT_STORE' if settings.store else 'store.url'}: {error}") from error
 
 
 def schedule(loop: Loop, stanza: Any, source: str = "plan") -> Scheduled:

@@ -369,8 +369,6 @@ def test_an_error_of_a_driver_tells_no_secret(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_addresses_that_are_none_and_drivers_that_are_missing_are_named() -> None:
-    with pytest.raises(ValueError, match="absolute path"):
-        Store("store")
     with pytest.raises(ValueError, match="no protocol 'nonesuch'"):
         Store("nonesuch://x")
     with pytest.raises(StoreUnavailable, match=r"needs a driver for s3.*s3fs"):
@@ -379,7 +377,20 @@ def test_addresses_that_are_none_and_drivers_that_are_missing_are_named() -> Non
         Store("sftp://host/models")
 
 
-def test_the_options_make_the_store(tmp_path: Path) -> None:
-    assert StoreOptions().store() is None
-    assert repr(StoreOptions(url="memory://x").store()) == "Store('memory://x')"
-    assert repr(StoreOptions(url="memory://x").store(str(tmp_path))) == f"Store({str(tmp_path)!r})"
+def test_the_options_make_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert StoreOptions().open() is None
+    assert repr(StoreOptions(url="memory://x").open()) == "Store('memory://x')"
+    assert repr(StoreOptions(url="memory://x").open("/srv/store")) == "Store('/srv/store')"
+    store = StoreOptions(url="store", min_free=1 << 60).open()
+    monkeypatch.chdir(tmp_path)
+    assert store is not None
+    with pytest.raises(NoRoom, match=str(1 << 60)):
+        store.write("a", b"")
+
+
+def test_a_folder_is_the_one_it_was_named_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = Store("store")
+    monkeypatch.chdir("/")
+    store.write("a", b"")
+    assert (tmp_path / "store" / "a").is_file()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from schedules.plan import PlanError
 from tasks.loop import Loop, Options, loop
 from workers.app import configure, create_app
-from workers.settings import Settings
+from workers.settings import Settings, SettingsError
 
 
 def declared(name: str, *, leader_only: bool = False) -> Loop:
@@ -43,6 +44,20 @@ def test_two_apps_in_one_process_do_not_share_tasks(tmp_path: Path) -> None:
     settings = settings_with(tmp_path, "a: {interval: 10s}\n")
     first, second = (create_app(settings, {"a": declared("a")}) for _ in range(2))
     assert first.tasks["loops.a"] is not second.tasks["loops.a"]
+
+
+def test_the_store_is_the_environments_or_the_configurations(tmp_path: Path) -> None:
+    loops = {"a": declared("a")}
+    settings = settings_with(tmp_path, "a: {interval: 10s}\n")
+    assert create_app(settings, loops).backbeat.fleet.store is None
+    settings = settings_with(tmp_path, "a: {interval: 10s}\nstore: {url: /srv/one}\n")
+    assert repr(create_app(settings, loops).backbeat.fleet.store) == "Store('/srv/one')"
+    assert repr(create_app(replace(settings, store="/srv/two"), loops).backbeat.fleet.store) == "Store('/srv/two')"
+    with pytest.raises(SettingsError, match=r"^BACKBEAT_STORE: .*no protocol 'nonesuch'"):
+        create_app(replace(settings, store="nonesuch://x"), loops)
+    settings = settings_with(tmp_path, "a: {interval: 10s}\nstore: {url: 's3://bucket'}\n")
+    with pytest.raises(SettingsError, match=r"^store.url: .*s3fs"):
+        create_app(settings, loops)
 
 
 def test_celerys_own_variables_do_not_choose_another_server(monkeypatch: pytest.MonkeyPatch) -> None:
