@@ -97,15 +97,19 @@ class Store:
     def put(self, source: Path, key: str, *, sha256: str | None = None, pace: Pace | None = None) -> int:
         """Leave a file under a key: whole or not at all, over what was there. Returns the bytes moved.
 
-        With `sha256`, a file with other contents is Corrupt. Raises StoreUnavailable (NoRoom, Stopped).
+        A file above `max_size`, or with other contents than `sha256` says, is Corrupt. Raises StoreUnavailable
+        (NoRoom, Stopped).
         """
         pace = pace or Pace()
         pace.check()
+        before = pace.moved
         size = source.stat().st_size
         with self._telling(check_key(key)):
+            if size > self._max_size:
+                raise Corrupt(f"has {size} bytes; the store's max_size allows {self._max_size}")
             self._check_room_there(size)
             self._place.upload(source, key, pace, sha256)
-        return pace.moved
+        return pace.moved - before
 
     def write(self, key: str, data: bytes) -> None:
         """Leave a small document under a key: whole or not at all, over what was there."""
@@ -131,6 +135,7 @@ class Store:
         """
         pace = pace or Pace()
         pace.check()
+        before = pace.moved
         part = target.with_name(target.name + ".part")
         with self._telling(check_key(key)):
             self._check_claim(size, sha256)
@@ -145,7 +150,7 @@ class Store:
                     raise
                 part.replace(target)
             sync_folder(target.parent)
-        return pace.moved
+        return pace.moved - before
 
     def entry(self, key: str) -> Entry | None:
         """What is under a key; None: nothing."""

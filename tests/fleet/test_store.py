@@ -88,8 +88,10 @@ def fetch(store: Store, target: Path, **changed: Any) -> int:
 
 
 def test_what_was_put_can_be_got_and_is_counted(store: Store, source: Path, target: Path) -> None:
-    assert store.put(source, KEY, sha256=SHA256) == len(DATA)
-    assert fetch(store, target) == len(DATA)
+    pace = Pace()
+    assert store.put(source, KEY, sha256=SHA256, pace=pace) == len(DATA)
+    assert fetch(store, target, pace=pace) == len(DATA)
+    assert pace.moved == 2 * len(DATA)
     assert target.read_bytes() == DATA
     assert names(target.parent) == [target.name]
 

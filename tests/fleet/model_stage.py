@@ -1,0 +1,73 @@
+"""Models for tests: small contents, whose versions are named as real ones are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from fleet.model_registry import ModelRegistry
+from fleet.models import ConfigModels, Promotion, Version, assembled, version_name
+from fleet.store import Store
+
+NOW = 1_700_000_000.0
+
+
+def contents(number: int, size: int = 2000) -> bytes:
+    """What model `number` consists of."""
+    return hashlib.sha256(str(number).encode()).digest() * (size // 32)
+
+
+def version(number: int, config: str = "hex5_2p", *, created_at: float | None = None, **changed: Any) -> Version:
+    """The record of model `number`."""
+    sha256 = hashlib.sha256(contents(number)).hexdigest()
+    return Version(
+        **{
+            "config": config,
+            "version": version_name(config, number, sha256),
+            "sha256": sha256,
+            "size": len(contents(number)),
+            "created_at": NOW + number if created_at is None else created_at,
+            "generation": number,
+            "games": 100 * number,
+            **changed,
+        }
+    )
+
+
+def promotion(number: int, at: int, config: str = "hex5_2p", *, kind: str = "promotion") -> Promotion:
+    return Promotion.model_validate(
+        {"config": config, "version": version(number, config).version, "at": at, "kind": kind}
+    )
+
+
+def models(count: int, *promoted: int, config: str = "hex5_2p") -> ConfigModels:
+    """Versions 1 to `count`, and the promotions in their order; a negative number is a rollback to it."""
+    records = [
+        promotion(abs(number), 1000 + at, config, kind="promotion" if number > 0 else "rollback")
+        for at, number in enumerate(promoted)
+    ]
+    return assembled(config, [version(number, config) for number in range(1, count + 1)], records)
+
+
+def leave(data: Path, number: int, board: str = "hex5_2p", **changed: Any) -> Path:
+    """What a training job does with a new model; returns the note."""
+    new = data / "models" / "new"
+    new.mkdir(parents=True, exist_ok=True)
+    stem = f"{board}-{number}"
+    (new / f"{stem}.npz").write_bytes(contents(number))
+    note = {"config": board, "file": f"{stem}.npz", "parent": None, "generation": number, "games": 100 * number}
+    part = new / f".{stem}.json.part"
+    part.write_text(json.dumps({**note, "metrics": {"loss": 0.5}, **changed}))
+    return part.replace(new / f"{stem}.json")
+
+
+def stocked(store: Store, folder: Path, *versions: Version) -> ModelRegistry:
+    """A registry that holds them."""
+    registry = ModelRegistry(store)
+    for each in versions:
+        file = folder / "source"
+        file.write_bytes(contents(each.generation))
+        registry.add(each, file)
+    return registry
