@@ -11,7 +11,7 @@ that news of some configurations never keep the others waiting.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from fleet.models import ConfigModels, Version
@@ -72,9 +72,7 @@ class NodeModels:
     @classmethod
     def read(cls, node_id: str, held: Mapping[str, Any], mark: Mapping[str, Any]) -> NodeModels:
         """From what the node says and what was remembered; what has another form counts as never said."""
-        configs = held.get("configs")
-        said = configs.items() if isinstance(configs, dict) else ()
-        sound = {name: each for name, each in said if isinstance(each, dict)}
+        sound = {name: each for name, each in held.items() if isinstance(each, dict)}
         return cls(
             node_id,
             {name: frozenset(_texts(each.get("versions"))) for name, each in sound.items()},
@@ -107,16 +105,23 @@ class Transfer:
 
 @dataclass(frozen=True)
 class Plan:
-    """What one cycle does. `converged` and `behind` count pairs of a node and a configuration with a promoted version:
-    those whose manifest has it, and the others; `missing` the pairs of a node and a version, `resting` those of them
-    that wait after failures."""
+    """What one cycle does. `lacking` are the versions that each node should hold and does not.
+
+    `converged` and `behind` count pairs of a node and a configuration with a promoted version: those whose manifest
+    has it, and the others; `resting` those pairs of a node and a version it lacks that wait after failures.
+    """
 
     transfers: tuple[Transfer, ...]
     refresh: tuple[str, ...]
+    lacking: Mapping[str, frozenset[str]]
     converged: int
     behind: int
-    missing: int
     resting: int
+
+    @property
+    def missing(self) -> int:
+        """Pairs of a node and a version that it lacks."""
+        return sum(map(len, self.lacking.values()))
 
 
 def publishers(nodes: Iterable[NodeModels], policy: Policy, now: float, delay: Delay) -> list[str]:
@@ -166,9 +171,9 @@ def plan(nodes: Sequence[NodeModels], models: Iterable[ConfigModels], policy: Po
     return Plan(
         tuple(Transfer(node.node_id, version) for node, version in chosen),
         tuple(_outdated(nodes, known, now, delay)),
+        {node.node_id: frozenset(each.version for other, each in missing if other is node) for node in nodes},
         converged,
         len(ruled) * len(nodes) - converged,
-        len(missing),
         len(missing) - len(ready),
     )
 
@@ -211,26 +216,37 @@ def _outdated(nodes: Sequence[NodeModels], known: Sequence[ConfigModels], now: f
     ]
 
 
-def remembered(node: NodeModels, missing: Iterable[str], outcomes: Mapping[str, str], now: float) -> NodeModels:
-    """The node after a cycle: outcomes by version are `pulled`, `busy`, `silent`, or why it failed.
+def remembered(
+    node: NodeModels,
+    lacking: Iterable[str],
+    outcomes: Mapping[str, str],
+    now: float,
+    *,
+    asked: bool = False,
+    told: bool = False,
+) -> NodeModels:
+    """The node after a cycle: outcomes by version are `done`, `busy`, `silent`, or why it failed; `asked` and `told`
+    are whether it was asked to publish, and to list.
 
     What it no longer lacks is forgotten, so there is never more to remember than versions that it should hold.
     """
-    tries = {name: tried for name, tried in node.tries.items() if name in set(missing)}
-    silent = node.silent
+    still = set(lacking)
+    tries = {name: tried for name, tried in node.tries.items() if name in still}
     for version, outcome in outcomes.items():
-        if outcome == "pulled":
-            tries.pop(version, None)
-        else:
-            failed = 0 if outcome == "busy" else (tries[version].failures if version in tries else 0) + 1
-            tries[version] = Tried(now, failed)
+        before = tries.pop(version, Tried(0.0, 0))
+        if outcome != "done":
+            tries[version] = Tried(now, before.failures + (outcome != "busy"))
+    silent = node.silent
     if outcomes:
-        said_nothing = all(outcome == "silent" for outcome in outcomes.values())
+        said_nothing = "silent" in outcomes.values()
         silent = Tried(now, (silent.failures if silent else 0) + 1) if said_nothing else None
-    return NodeModels(
-        node.node_id, node.versions, node.promoted, node.unpublished, node.unlisted, tries, silent,
-        node.asked_at, node.told_at,
-    )  # fmt: skip
+    return replace(
+        node,
+        tries=tries,
+        silent=silent,
+        asked_at=now if asked else node.asked_at,
+        told_at=now if told else node.told_at,
+    )
 
 
 def prunable(
@@ -266,7 +282,7 @@ def _tries(value: Any) -> dict[str, Tried]:
 
 
 def _tried(value: Any) -> Tried | None:
-    if isinstance(value, list) and len(value) == 2 and type(value[1]) is int and value[1] >= 0:
+    if isinstance(value, list) and len(value) == 2 and type(value[1]) is int and 0 <= value[1] < 1 << 53:
         return Tried(_instant(value[0]), value[1])
     return None
 
@@ -276,8 +292,8 @@ def _texts(value: Any) -> list[str]:
 
 
 def _count(value: Any) -> int:
-    return value if type(value) is int and value > 0 else 0
+    return value if type(value) is int and 0 < value < 1 << 53 else 0
 
 
 def _instant(value: Any) -> float:
-    return float(value) if type(value) in (int, float) else 0.0
+    return float(value) if type(value) in (int, float) and 0 <= value < 1e15 else 0.0

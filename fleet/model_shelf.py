@@ -88,8 +88,11 @@ class Shelf:
     def settle(self, models: ConfigModels, keeping: Keeping) -> tuple[bool, list[str]]:
         """Make the manifest say what is here and promoted, then delete what was unwanted for long enough.
 
-        Returns whether the manifest changed, and the versions deleted. What the registry does not know stays.
+        Returns whether the manifest changed, and the versions deleted. What the registry does not know stays, and
+        so does all of a configuration that it does not know: records are never deleted, so it must be another store.
         """
+        if not models.versions:
+            return False, []
         with self._locked(".lock", wait=True):
             here = self._whole(models)
             wanted = {version.version for version in models.wanted(keeping.newest)}

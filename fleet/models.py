@@ -248,12 +248,13 @@ class Manifest(_Record):
 
 
 def holdings(data: Path) -> Mapping[str, Any]:
-    """The models of a node: `configs` with what their manifests list, how many leftovers are `unpublished`, how many
+    """The models of a node: by configuration what its manifest lists, how many leftovers are `unpublished`, how many
     files no manifest lists any more (`unlisted`), and how much was `refused`.
 
-    `trained_on` is how many gathered games the newest of a configuration's versions saw.
+    `trained_on` is how many gathered games a version of that configuration saw, at most; None: there is no version.
     """
-    configs, unlisted = {}, 0
+    configs: dict[str, Any] = {}
+    unlisted = 0
     for config in shelved(data):
         try:
             manifest = Manifest.read(data, config)
@@ -265,10 +266,10 @@ def holdings(data: Path) -> Mapping[str, Any]:
             "versions": names,
             "promoted": manifest.promoted,
             "previous": manifest.previous,
-            "trained_on": max((each.games for each in manifest.versions), default=0),
+            "trained_on": max((each.games for each in manifest.versions), default=None),
         }
     unpublished = [name for name in _names(data / MODELS / NEW) if name.endswith((".json", DONE))]
-    return {"configs": configs, "unpublished": len(unpublished), "unlisted": unlisted, "refused": len(refusals(data))}
+    return {**configs, "unpublished": len(unpublished), "unlisted": unlisted, "refused": len(refusals(data))}
 
 
 def shelved(data: Path) -> list[str]:

@@ -105,7 +105,9 @@ def read_object(text: Any, name: str, unread: list[str]) -> dict[str, Any] | Non
     if not isinstance(value, dict) or (name == "address" and not _is_address_mark(value)):
         unread.append(name)
         return None
-    if name in ("address", "tailnet") or name.startswith("held:"):  # the others are for their readers to judge
+    if name in ("address", "tailnet", "models") or name.startswith(
+        "held:"
+    ):  # the others are for their readers to judge
         return value
     known = _kept(value, _FORMS, name, unread)
     if "metrics" in known:

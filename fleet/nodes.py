@@ -25,8 +25,9 @@ NODE = "{backbeat}:node:"  # + node id: hash, role or mark -> JSON; `role:at` (m
 TOTALS = "{backbeat}:totals"  # stream: what the nodes and the queue amounted to, a row a cycle of health_aggregation
 
 ROLES = ("agent", "jobs")
-#: What others say of a node: health_aggregation, idle_detection, whoever drains it, ip_discovery, tailscale_recovery.
-MARKS = ("health", "idle", "drain", "address", "tailnet")
+#: What others say of a node: health_aggregation, idle_detection, whoever drains it, ip_discovery, tailscale_recovery,
+#: model_sync.
+MARKS = ("health", "idle", "drain", "address", "tailnet", "models")
 #: What a node says of the data it holds, a field each, written when it changes.
 HELD = ("matches", "games", "models")
 _HELD = "held:"

@@ -146,6 +146,12 @@ def make_folder(folder: Path) -> None:
         sync_folder(each.parent)
 
 
+def _unless_absent(error: OSError) -> None:
+    """A folder that nobody made yet holds nothing; one that cannot be read is another matter."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
 @dataclass(frozen=True)
 class Directory:
     """A folder of this machine, or one that it has mounted.
@@ -163,7 +169,7 @@ class Directory:
         return Entry(key, found.st_size, found.st_mtime)
 
     def entries(self, prefix: str) -> Iterator[Entry]:
-        for folder, folders, names in os.walk(self.root / prefix):
+        for folder, folders, names in os.walk(self.root / prefix, onerror=_unless_absent):
             folders[:] = [name for name in folders if name != INCOMING]
             for name in names:
                 with suppress(FileNotFoundError):  # deleted since

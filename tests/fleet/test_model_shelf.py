@@ -327,6 +327,14 @@ def test_a_part_that_nobody_goes_on_with_goes(data: Path) -> None:
     assert [path.name for path in folder.glob("*.part")] == [f"{name(3)}.part"]
 
 
+def test_a_store_that_lost_its_records_takes_no_model_from_a_node(data: Path, tmp_path: Path, store: Store) -> None:
+    stocked(store, tmp_path, version(1))
+    pull(data, store, 1)
+    empty = ModelRegistry(Store(str(tmp_path / "another")))
+    assert Shelf(data).settle(empty.read()[CONFIG], KEEPING) == (False, [])
+    assert listed(data) == [name(1)]
+
+
 def test_a_file_of_another_size_is_not_here(data: Path, tmp_path: Path, store: Store) -> None:
     stocked(store, tmp_path, version(1))
     folder = data / "models" / CONFIG

@@ -157,7 +157,7 @@ def test_a_manifest_has_the_form_that_jobs_read(tmp_path: Path) -> None:
 
 
 def test_a_node_says_what_it_holds(tmp_path: Path) -> None:
-    assert holdings(tmp_path) == {"configs": {}, "unpublished": 0, "unlisted": 0, "refused": 0}
+    assert holdings(tmp_path) == {"unpublished": 0, "unlisted": 0, "refused": 0}
     leave(tmp_path, 4)
     folder = tmp_path / "models" / "hex5_2p"
     folder.mkdir()
@@ -167,9 +167,7 @@ def test_a_node_says_what_it_holds(tmp_path: Path) -> None:
     Shelf(tmp_path).settle(models(3, 3), Keeping(newest=2))
     (tmp_path / "models" / "refused.json").write_text('{"x": {"why": "y", "at": 1}}')
     assert holdings(tmp_path) == {
-        "configs": {
-            "hex5_2p": {"versions": [name(2), name(3)], "promoted": name(3), "previous": None, "trained_on": 300}
-        },
+        "hex5_2p": {"versions": [name(2), name(3)], "promoted": name(3), "previous": None, "trained_on": 300},
         "unpublished": 1,
         "unlisted": 1,
         "refused": 1,
@@ -184,9 +182,9 @@ def test_a_manifest_of_another_form_is_as_good_as_none(tmp_path: Path, text: str
     folder.mkdir(parents=True)
     (folder / "manifest.json").write_text(text)
     (folder / name(1)).write_bytes(contents(1))
-    assert holdings(tmp_path)["configs"]["hex5_2p"]["versions"] == []
+    assert holdings(tmp_path)["hex5_2p"]["versions"] == []
     Shelf(tmp_path).settle(models(1), Keeping())
-    assert holdings(tmp_path)["configs"]["hex5_2p"]["versions"] == [name(1)]
+    assert holdings(tmp_path)["hex5_2p"]["versions"] == [name(1)]
 
 
 def test_reading_what_a_node_holds_takes_no_time(tmp_path: Path) -> None:
@@ -204,5 +202,5 @@ def test_reading_what_a_node_holds_takes_no_time(tmp_path: Path) -> None:
 
 def _seconds(data: Path) -> float:
     began = time.perf_counter()
-    assert len(holdings(data)["configs"]) == 16
+    assert len(holdings(data)) == 19
     return time.perf_counter() - began

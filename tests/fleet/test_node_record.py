@@ -14,13 +14,16 @@ from redis import Redis
 
 from fleet import health, idleness, reachability, reaping
 from fleet.meter import Meter
-from fleet.nodes import MARKS, NODE, NODES, ROLES, NodeRegistry, decode_nodes
+from fleet.model_plan import NodeModels, plan
+from fleet.nodes import HELD, MARKS, NODE, NODES, ROLES, NodeRegistry, decode_nodes
 from fleet.probing import Answer
 from fleet.scale_snapshot import Member
 from tasks.health_aggregation import Options as HealthOptions
 from tasks.idle_detection import Options as IdleOptions
 from tasks.ip_discovery import Options as AddressOptions
 from tasks.job_reaper import Options as ReaperOptions
+from tasks.model_sync import Options as SyncOptions
+from tests.fleet.model_stage import models
 from workers.presence import identity
 
 NOW = 1_800_000_000.0
@@ -54,12 +57,24 @@ addresses = st.fixed_dictionaries(
     },
 )
 given_up = st.fixed_dictionaries({"gave_up_at": st.just(NOW) | anything})
+tried = st.tuples(st.just(NOW), st.integers(-1, 3)).map(list) | anything
+model_marks = st.fixed_dictionaries(
+    {}, optional={"tries": st.dictionaries(st.text(), tried) | anything, "silent": tried}
+)
+model_holdings = st.fixed_dictionaries(
+    {},
+    optional={
+        "hex5_2p": st.fixed_dictionaries({"versions": st.lists(anything), "promoted": anything}) | anything,
+        "unpublished": anything,
+    },
+)
 texts = st.sampled_from(["", "garbage", "[", "null"]) | (records | anything).map(json.dumps)
 instants = st.none() | st.sampled_from(["", "x", "nan", str(NOW * 1000), str(NOW * 1000 - 60_000)])
 
 
 def row(node_id: str, said: dict[str, Any]) -> list[Any]:
-    words = [said.get(name) for role in ROLES for name in (role, f"{role}:at")] + [said.get(mark) for mark in MARKS]
+    words = [said.get(name) for role in ROLES for name in (role, f"{role}:at")]
+    words += [said.get(name) for name in (*MARKS, *(f"held:{part}" for part in HELD))]
     return [node_id, str(NOW * 1000), [*words, said.get("history")]]
 
 
@@ -67,6 +82,7 @@ def row(node_id: str, said: dict[str, Any]) -> list[Any]:
     said=st.fixed_dictionaries(
         dict.fromkeys((*ROLES, "health", "idle", "drain", "history"), texts)
         | {"address": texts | addresses.map(json.dumps), "tailnet": texts | given_up.map(json.dumps)}
+        | {"models": texts | model_marks.map(json.dumps), "held:models": texts | model_holdings.map(json.dumps)}
         | {f"{role}:at": instants for role in ROLES}
     )
 )
@@ -89,6 +105,10 @@ def test_whatever_one_node_says_the_loops_go_on_with_the_others(said: dict[str, 
     moved = reachability.decide(able, found, where, NOW).changes
     assert moved["fine"]["address"]["address"] == "10.0.0.8"
     json.dumps(moved["evil"], allow_nan=False)
+    known = [NodeModels.read(each.node_id, each.held.get("models", {}), each.marks.get("models", {})) for each in nodes]
+    transfers = plan(known, [models(2, 1)], SyncOptions(), NOW, lambda _: 60.0).transfers
+    assert {each.version.version for each in transfers if each.node_id == "fine"} == set(models(2).by_name)
+    json.dumps([each.mark() for each in known], allow_nan=False)
     for node in nodes:
         Member.of(node, ["cpu"], NOW)
         json.dumps(node.document(NOW))
