@@ -38,6 +38,7 @@ from tasks.idle_detection import Options as Idleness
 from tasks.ip_discovery import Options as Discovery
 from tasks.job_reaper import Options as Reaper
 from tasks.loop import Tick, discover, loop
+from tasks.model_sync import Options as Models
 from tasks.queue_populator import Options as Populator
 from tasks.tailscale_recovery import Options as Recovery
 from workers.app import Backbeat, configure
@@ -176,6 +177,7 @@ def test_every_argument_of_the_decorator_and_field_of_a_tick_is_listed() -> None
         ("Public address", PublicAddress, {}, set()),
         ("Options of job_reaper", Reaper, {}, set()),
         ("Options of auto_scaling", Scaling, {}, {"local", "docker", "command", "simulated"}),
+        ("Options of model_sync", Models, {}, set()),
         ("Local nodes", LocalOptions, {}, {"commands"}),
         ("Containers", DockerOptions, {}, {"commands"}),
         ("Commands", CommandOptions, {}, set()),

@@ -125,6 +125,11 @@ def gibibytes(number: float) -> str:
     return f"{number / 2**30:.3g} GiB"
 
 
+def megabytes(number: float) -> str:
+    """A size of a file."""
+    return f"{number / 1e6:.3g} MB" if number >= 1e5 else f"{number / 1e3:.3g} kB"
+
+
 def printable(text: str, *, keep: str = "\n") -> str:
     """Without what would steer the terminal: errors may hold what a remote machine said."""
     if text.isprintable():

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from fleet.model_registry import ModelRegistry
-from fleet.models import ConfigModels, Promotion, Version, assembled, version_name
-from fleet.store import Store
+from fleet.model_shelf import Keeping, Published, Shelf
+from fleet.models import ConfigModels, Manifest, Promotion, Version, assembled, version_name
+from fleet.store import Pace, Store
 
 NOW = 1_700_000_000.0
 
@@ -71,3 +72,32 @@ def stocked(store: Store, folder: Path, *versions: Version) -> ModelRegistry:
         file.write_bytes(contents(each.generation))
         registry.add(each, file)
     return registry
+
+
+KEEPING = Keeping(newest=2, unlisted_for=100.0)
+CONFIG = "hex5_2p"
+
+
+def name(number: int) -> str:
+    return version(number).version
+
+
+def publish(data: Path, store: Store, *, keeping: Keeping = KEEPING) -> Published:
+    return Shelf(data).publish(ModelRegistry(store), "n1", keeping, Pace())
+
+
+def pull(data: Path, store: Store, number: int, *, keeping: Keeping = KEEPING) -> int:
+    return Shelf(data).pull(ModelRegistry(store), CONFIG, name(number), keeping, Pace())
+
+
+def listed(data: Path) -> list[str]:
+    return [each.version for each in Manifest.read(data, CONFIG).versions]
+
+
+def whole(data: Path) -> bool:
+    """Whether everything that jobs can see here is what it is called."""
+    for number in range(1, 10):
+        for path in (data / "models" / CONFIG).glob(name(number)):
+            if path.read_bytes() != contents(number):
+                return False
+    return all((data / "models" / CONFIG / each).is_file() for each in listed(data))

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet.model_registry import ModelRegistry
-from fleet.model_shelf import Busy, Keeping, Published, Shelf, expendable
+from fleet.model_shelf import Busy, Published, Shelf, expendable
 from fleet.models import Manifest, Refused, holdings, refusals
-from fleet.store import Corrupt, Pace, Store, StoreUnavailable
-from tests import killing
-from tests.fleet.model_stage import contents, leave, models, stocked, version
-
-KEEPING = Keeping(newest=2, unlisted_for=100.0)
-CONFIG = "hex5_2p"
-
-
-def name(number: int) -> str:
-    return version(number).version
+from fleet.store import Corrupt, Store, StoreUnavailable
+from tests.fleet.model_stage import (
+    CONFIG,
+    KEEPING,
+    contents,
+    leave,
+    listed,
+    models,
+    name,
+    publish,
+    pull,
+    stocked,
+    version,
+    whole,
+)
 
 
 @pytest.fixture(params=["directory", "memory"])
@@ -40,27 +45,6 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     return tmp_path / "node"
-
-
-def publish(data: Path, store: Store, *, keeping: Keeping = KEEPING) -> Published:
-    return Shelf(data).publish(ModelRegistry(store), "n1", keeping, Pace())
-
-
-def pull(data: Path, store: Store, number: int, *, keeping: Keeping = KEEPING) -> int:
-    return Shelf(data).pull(ModelRegistry(store), CONFIG, name(number), keeping, Pace())
-
-
-def listed(data: Path) -> list[str]:
-    return [each.version for each in Manifest.read(data, CONFIG).versions]
-
-
-def whole(data: Path) -> bool:
-    """Whether everything that jobs can see here is what it is called."""
-    for number in range(1, 10):
-        for path in (data / "models" / CONFIG).glob(name(number)):
-            if path.read_bytes() != contents(number):
-                return False
-    return all((data / "models" / CONFIG / each).is_file() for each in listed(data))
 
 
 # publishing ----------------------------------------------------------------------------------------------
@@ -359,82 +343,3 @@ def test_only_what_is_old_and_unprotected_is_expendable(
     assert not set(gone) & protected
     assert all(now - unlisted[each] > after for each in gone)
     assert all(each in protected or now - since <= after for each, since in unlisted.items() if each not in gone)
-
-
-# kills ---------------------------------------------------------------------------------------------------
-
-
-class Scene:
-    """A store and a node, begun anew for each kill."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._number = folder, 0
-
-    def fresh(self) -> tuple[Path, Store]:
-        self._number += 1
-        place = self._folder / str(self._number)
-        return place / "node", Store(str(place / "store"))
-
-
-@pytest.fixture
-def scene(tmp_path: Path) -> Scene:
-    return Scene(tmp_path)
-
-
-def publish_after(kill: Callable[[Callable[[], Any]], Any], data: Path, store: Store) -> None:
-    leave(data, 1)
-    leave(data, 2)
-    kill(lambda: publish(data, store))
-    registry = ModelRegistry(store).read()
-    for each in registry[CONFIG].versions:  # whatever is in the registry can be fetched
-        ModelRegistry(store).fetch(each, data / "check" / each.version)
-    assert registry.refused == {}
-    assert whole(data)
-    publish(data, store)
-    assert [each.version for each in ModelRegistry(store).read()[CONFIG].versions] == [name(1), name(2)]
-    assert listed(data) == [name(1), name(2)]
-    assert whole(data)
-    assert list((data / "models" / "new").iterdir()) == []
-    assert refusals(data) == {}
-
-
-def pull_after(kill: Callable[[Callable[[], Any]], Any], data: Path, store: Store, folder: Path) -> None:
-    registry = stocked(store, folder, version(1), version(2))
-    registry.promote(registry.read()[CONFIG], name(2), now=1.0, by="", why="")
-    pull(data, store, 1)
-    kill(lambda: pull(data, store, 2))
-    assert whole(data)
-    assert Manifest.read(data, CONFIG).promoted in (None, name(2))
-    pull(data, store, 2)
-    assert listed(data) == [name(1), name(2)]
-    assert Manifest.read(data, CONFIG).promoted == name(2)
-    assert whole(data)
-
-
-def test_a_kill_at_any_step_of_publishing_loses_and_doubles_nothing(scene: Scene) -> None:
-    data, store = scene.fresh()
-    leave(data, 1)
-    leave(data, 2)
-    found = killing.steps(lambda: publish(data, store))
-    assert len(found) > 20
-    for step in killing.chosen(found, 24):
-        publish_after(lambda work, step=step: killing.kill_before(work, step), *scene.fresh())
-
-
-def test_a_kill_at_any_step_of_pulling_shows_no_half_model(scene: Scene, tmp_path: Path) -> None:
-    data, store = scene.fresh()
-    stocked(store, tmp_path, version(1))
-    found = killing.steps(lambda: pull(data, store, 1))
-    for step in killing.chosen(found, 14):
-        pull_after(lambda work, step=step: killing.kill_before(work, step), *scene.fresh(), tmp_path)
-
-
-def test_a_kill_at_any_moment_loses_nothing(scene: Scene, tmp_path: Path) -> None:
-    data, store = scene.fresh()
-    leave(data, 1)
-    leave(data, 2)
-    seconds = killing.duration(lambda: publish(data, store))
-    for seed in range(12):
-        publish_after(lambda work, seed=seed: killing.kill_within(work, seconds, seed), *scene.fresh())
-    for seed in range(12):
-        pull_after(lambda work, seed=seed: killing.kill_within(work, seconds / 3, seed), *scene.fresh(), tmp_path)

@@ -102,8 +102,8 @@ def cli(session_server: Any, redis: Redis, no_settings: None, monkeypatch: pytes
     """Run a command on the session's server, expecting an exit code."""
     monkeypatch.setenv("BACKBEAT_REDIS_URL", session_server.url)
 
-    def invoke(*arguments: str, code: int = 0) -> Result:
-        result = CliRunner().invoke(backbeat, arguments)
+    def invoke(*arguments: str, code: int = 0, answer: str | None = None) -> Result:
+        result = CliRunner().invoke(backbeat, arguments, input=answer)
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
         assert result.exit_code == code, result.output
         return result
