@@ -43,6 +43,7 @@ bench: $(STAMP) ## print the benchmarks' ratios (about twenty minutes)
 	$(BIN)/python benchmarks/node_curve.py
 	$(BIN)/python benchmarks/discovery_curve.py
 	$(BIN)/python benchmarks/node_commands.py
+	$(BIN)/python benchmarks/transfer.py
 	$(BIN)/python benchmarks/footprint.py
 
 lock: $(STAMP) ## resolve requirements.lock again

@@ -12,6 +12,7 @@ from tasks.auto_scaling import auto_scaling
 from tasks.health_aggregation import health_aggregation
 from tasks.job_reaper import job_reaper
 from tasks.loop import Counts, Loop, Options, Tick, loop
+from tasks.model_sync import model_sync
 from tasks.queue_populator import queue_populator
 from tasks.tailscale_recovery import tailscale_recovery
 from workers.app import create_app
@@ -124,6 +125,7 @@ LOOPS = {
         queue_populator,
         health_aggregation,
         job_reaper,
+        model_sync,
         tailscale_recovery,
         auto_scaling,
     )
