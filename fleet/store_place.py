@@ -169,8 +169,7 @@ class Directory:
         return Entry(key, found.st_size, found.st_mtime)
 
     def entries(self, prefix: str) -> Iterator[Entry]:
-        for folder, folders, names in os.walk(self.root / prefix, onerror=_unless_absent):
-            folders[:] = [name for name in folders if name != INCOMING]
+        for folder, _, names in os.walk(self.root / prefix, onerror=_unless_absent):
             for name in names:
                 with suppress(FileNotFoundError):  # deleted since
                     yield self.entry(str((Path(folder) / name).relative_to(self.root)))
@@ -266,7 +265,7 @@ class Remote:
             return
         for path, info in found.items():
             key = path.lstrip("/").removeprefix(top)
-            if info["type"] == "file" and not key.startswith(INCOMING + "/"):
+            if info["type"] == "file":
                 yield Entry(key, int(info["size"]), _modified(info))
 
     def reader(self, key: str) -> BinaryIO:
