@@ -152,7 +152,6 @@ def plan(nodes: Sequence[NodeModels], models: Iterable[ConfigModels], policy: Po
         tried = node.tries.get(version.version)
         first = version.version in promoted
         return (
-            tried is not None,
             tried.at if tried else 0.0,
             ranks.get(version.config, len(ranks)),
             not first,

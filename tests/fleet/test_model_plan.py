@@ -50,16 +50,15 @@ def pairs(decided: Plan) -> list[tuple[str, str]]:
 
 
 def test_priority_comes_first_then_what_was_promoted_last_then_the_newest() -> None:
-    known = [models(3, 1), models(2, 1, config="hex8_2p"), models(2, 1, 2, config="square6_2p")]
+    known = [models(3, 2), models(2, 1, config="hex8_2p"), models(2, 2, 1, config="square6_2p")]
     decided = plan([NodeModels("n1")], known, Policy(max_transfers_per_cycle=100), NOW, delay)
     assert pairs(decided) == [
         ("n1", name(1, "hex8_2p")),
         ("n1", name(2, "hex8_2p")),
-        ("n1", name(2, "square6_2p")),
-        ("n1", name(1)),
-        ("n1", name(3)),
-        ("n1", name(2)),
         ("n1", name(1, "square6_2p")),
+        ("n1", name(2)),
+        ("n1", name(3)),
+        ("n1", name(2, "square6_2p")),
     ]
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -137,12 +137,29 @@ def test_a_store_that_is_away_loses_nothing(data: Path, tmp_path: Path) -> None:
     assert publish(data, Store(str(tmp_path / "store"))).versions == [name(1)]
 
 
-def test_contents_that_lost_their_record_or_their_blob_are_published_again(data: Path, store: Store) -> None:
+def test_contents_that_are_lost_cut_short_or_about_to_be_pruned_are_published_again(data: Path, tmp_path: Path) -> None:
+    store, blob = Store(str(tmp_path / "store")), tmp_path / "store" / version(1).blob
+    spoil: list[Callable[[], Any]] = [
+        lambda: blob.unlink(missing_ok=True),
+        lambda: blob.write_bytes(b"short"),
+        lambda: os.utime(blob, (0, 0)),
+    ]
+    for each in spoil:
+        each()
+        leave(data, 1)
+        assert publish(data, store).moved == len(contents(1))
+        assert blob.read_bytes() == contents(1)
     leave(data, 1)
-    publish(data, store)
-    leave(data, 1)
-    store.delete(version(1).blob)
-    assert publish(data, store).moved == len(contents(1))
+    assert publish(data, store).moved == 0
+
+
+def test_a_note_that_is_spoiled_when_its_model_is_published_holds_up_nothing(data: Path, store: Store) -> None:
+    leave(data, 1).rename(data / "models" / "new" / "hex5_2p-1.json.done")
+    (data / "models" / "new" / "hex5_2p-1.json.done").write_text("{")
+    leave(data, 2)
+    published = publish(data, store)
+    assert (published.versions, published.refused) == ([name(2)], ["hex5_2p-1.json.done"])
+    assert holdings(data)["unpublished"] == 0
 
 
 def test_a_name_taken_by_other_contents_is_refused(data: Path, store: Store, tmp_path: Path) -> None:
@@ -218,7 +235,7 @@ def test_hostile_records_are_refused_by_name_and_the_rest_is_read(tmp_path: Path
         f"models/hex8_2p/versions/{name(5)}.json": version(5).model_dump_json().encode(),
         f"models/etc/versions/{name(6)}.json": version(6).model_dump_json().encode(),
         "models/hex5_2p/promotions/999999999999999-01234567.json": far,
-        "models/hex5_2p/promotions/000000000000001-01234567.json": far,
+        "models/hex5_2p/promotions/000000000000001-01234567.json": promotion_record(name(1), 2),
         "models/readme.txt": b"hello",
     }
     for key, data in hostile.items():

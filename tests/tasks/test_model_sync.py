@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 from redis import Redis
 
-from fleet.fence import Fence, FenceRefused
+from fleet.fence import UNFENCED, Fence, FenceRefused
 from fleet.fleet import Fleet
 from fleet.model_registry import ModelRegistry
 from fleet.models import Manifest, holdings
@@ -39,14 +39,16 @@ class Stage:
             self.nodes.change(each, store=self.store)
         self._redis, self._later = redis, 0.0
 
-    def run(self, seconds: float = 120.0, *, fence: Fence | None = None, **options: Any) -> dict[str, Any]:
+    def run(
+        self, seconds: float = 120.0, *, fence: Fence | None = None, within: float = 1e9, **options: Any
+    ) -> dict[str, Any]:
         self.nodes.report()
         seconds_of_redis, micro = self._redis.time()
         now = seconds_of_redis + micro / 1e6 + self._later
         self._later += seconds
         for each in ("n1", "n2", "n3"):
             self.nodes[each].nodes.heartbeat(each, "agent", {"host": each, "pid": 1}, now=now)
-        tick = Tick(now=now) if fence is None else Tick(now=now, fence=fence)
+        tick = Tick(now=now, deadline=now + within, fence=fence or UNFENCED)
         return dict(model_sync(self.nodes["n1"], Options.model_validate(options), tick))
 
     def listed(self, node: str, config: str = CONFIG) -> list[str]:
@@ -107,6 +109,12 @@ def test_a_run_moves_no_more_than_it_may_and_the_next_ones_the_rest(stage: Stage
     for left in (7, 5, 3, 1, 0):
         assert stage.run(max_transfers_per_cycle=2)["missing"] == left
     assert stage.listed("n3") == [name(1), name(2), name(3)]
+
+
+def test_a_run_that_has_time_for_one_transfer_a_node_begins_with_the_first(stage: Stage) -> None:
+    stocked(stage.store, stage.folder, version(1), version(2))
+    assert stage.run(within=300, max_transfers_per_cycle=6)["pulled"] == 3
+    assert {tuple(stage.listed(node)) for node in ("n1", "n2", "n3")} == {(name(2),)}
 
 
 def test_the_stronger_is_promoted_everywhere_and_an_operator_hears_how_sure_it_is(stage: Stage) -> None:
