@@ -6,10 +6,25 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from examples.openspiel.games import CONFIGS, Game, winner
 from examples.openspiel.search import Bot
 from examples.openspiel.store import GameStore, PlayedGame
+
+if TYPE_CHECKING:  # a model needs NumPy, plain search does not
+    from examples.openspiel.model import Model
+
+#: The share of moves that a model makes at random in self-play, so that it meets positions it would avoid.
+EXPLORATION = 0.15
+
+
+@dataclass(frozen=True)
+class Champion:
+    """A model by the name of its version."""
+
+    version: str
+    model: Model
 
 
 def play(
@@ -34,24 +49,37 @@ def play(
     return moves, state.returns()
 
 
-def play_game(config: str, simulations: int, seed: int, stop: Callable[[], bool] = lambda: False) -> PlayedGame | None:
+def play_game(
+    config: str,
+    simulations: int,
+    seed: int,
+    stop: Callable[[], bool] = lambda: False,
+    champion: Champion | None = None,
+) -> PlayedGame | None:
     """The game that `seed` stands for: the same arguments give the same moves. None when stopped.
 
-    Raises KeyError for a config without a game, and ImportError when it needs OpenSpiel and that is
-    not installed.
+    `champion` plays all seats, or without one MCTS with so many simulations a move. Raises KeyError for a
+    config without a game, and ImportError when it needs OpenSpiel and that is not installed.
     """
     setup = CONFIGS[config]
     game = setup.load()
     seats = game.num_players()
     rng = random.Random(seed)
-    bot = setup.make_bot(game, simulations, rng.getrandbits(31), stop)
+    own_seed = rng.getrandbits(31)
+    if champion is None:
+        name, bot = f"uct{simulations}", setup.make_bot(game, simulations, own_seed, stop)
+    else:
+        from examples.openspiel.model import Greedy
+
+        name, bot = champion.version, Greedy(champion.model, random.Random(own_seed), EXPLORATION)
     started_at = time.time()
     played = play(game, [bot] * seats, rng, stop)
     if played is None:
         return None
     moves, returns = played
-    players = (f"uct{simulations}",) * seats
-    return PlayedGame(config, players, tuple(moves), tuple(returns), winner(returns), seed, started_at, time.time())
+    return PlayedGame(
+        config, (name,) * seats, tuple(moves), tuple(returns), winner(returns), seed, started_at, time.time()
+    )
 
 
 @dataclass
@@ -73,7 +101,14 @@ class Tally:
 
 
 def selfplay(
-    store: GameStore, config: str, *, games: int, simulations: int, seed: int, stop: Callable[[], bool]
+    store: GameStore,
+    config: str,
+    *,
+    games: int,
+    simulations: int,
+    seed: int,
+    stop: Callable[[], bool],
+    champion: Champion | None = None,
 ) -> Tally:
     """Play `games` games with seeds drawn from `seed`, each stored as it ends; fewer when `stop` says so.
 
@@ -83,7 +118,7 @@ def selfplay(
     seeds = random.Random(seed)
     for _ in range(games):
         # 53 bits: exact in every reader of JSON
-        game = play_game(config, simulations, seeds.getrandbits(53), stop)
+        game = play_game(config, simulations, seeds.getrandbits(53), stop, champion)
         if game is None:
             break
         store.append(game)

@@ -42,6 +42,7 @@ def test_a_job_plays_its_games_and_reports_them(player: Any, whole_games: WholeG
         "games": 5,
         "moves": sum(len(json.loads(row["moves"])) for row in rows),
         "results": {"wins": [winners.count(seat) for seat in range(4)], "draws": winners.count(None)},
+        "player": "uct4",
         "simulations": 4,
         "seed": 9,
         "database": str(data / "games.db"),
