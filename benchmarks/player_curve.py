@@ -155,11 +155,13 @@ def curve(config: str, generations: int) -> None:
             if promoted:
                 registry.promote(version)
             best = registry.document["promoted"]
-            anchors = ", ".join(f"{anchor} {ratings.of(anchor):.0f}" for anchor in ("uct32", "uct128"))
+            anchors = ", ".join(f"{anchor} {ratings.of(anchor):.0f}" for anchor in ("uct8", "uct32", "uct128"))
+            now, error = ratings.of(best), ratings.error(best)
+            anchors = ", ".join(f"{anchor} {ratings.of(anchor):.0f}" for anchor in ("uct8", "uct32", "uct128"))
             print(
                 f"{config}: {sum(spent.values()):5.1f} s  {version.split('-')[1]} {ratings.of(version):5.0f}"
-                f"{' promoted' if promoted else '         '}  best {ratings.of(best):5.0f} +- {ratings.error(best):3.0f}, "
-                f"lower bound {ratings.of(best) - 1.96 * ratings.error(best):5.0f}  ({anchors})",
+                f"{' promoted' if promoted else '         '}  best {now:5.0f} +- {error:3.0f},"
+                f" lower bound {now - 1.96 * error:5.0f}  ({anchors})",
                 flush=True,
             )
         shown = ", ".join(f"{kind} {seconds:.1f} s" for kind, seconds in spent.items())

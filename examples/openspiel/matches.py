@@ -12,6 +12,7 @@ import uuid
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -75,28 +76,34 @@ def rankings(returns: Sequence[float]) -> tuple[int, ...]:
 
 
 class Meetings:
-    """How often each two have met, and how those meetings went."""
+    """How often one of two was better than the other, for each two, and how open their next meeting is.
+
+    Among more than two, only meetings that one of them won tell who of them is better: the others tie.
+    """
 
     def __init__(self) -> None:
-        self.games: Counter[tuple[str, str]] = Counter()
+        self._games: Counter[tuple[str, str]] = Counter()
         self._score: Counter[tuple[str, str]] = Counter()
 
     def add(self, participants: Sequence[str], ranks: Sequence[int], times: int = 1) -> None:
-        for i, first in enumerate(participants):
-            for j in range(i + 1, len(participants)):
-                a, b = sorted((first, participants[j]))
-                won, lost = (ranks[i], ranks[j]) if a == first else (ranks[j], ranks[i])
-                self.games[a, b] += times
-                self._score[a, b] += times * (2 if won < lost else 1 if won == lost else 0)
+        seated = sorted(zip(participants, ranks, strict=True))
+        for (one, rank), (other, others_rank) in combinations(seated, 2):
+            if rank != others_rank or len(seated) == 2:
+                self._games[one, other] += times
+                self._score[one, other] += times * (1 + (rank < others_rank) - (rank > others_rank))
 
-    def between(self, one: str, other: str) -> int:
-        return self.games[min(one, other), max(one, other)]
+    def games(self, one: str, other: str) -> int:
+        return self._games[min(one, other), max(one, other)]
 
-    def variance(self, one: str, other: str) -> float:
-        """How open the next meeting is: 1 when nothing is known or they are equals, towards 0 as one always wins."""
+    def openness(self, one: str, other: str) -> float:
+        """1 when nothing is known or they are equals, towards 0 as one always wins."""
         pair = (min(one, other), max(one, other))
-        share = (self._score[pair] / 2 + 1) / (self.games[pair] + 2)
+        share = (self._score[pair] / 2 + 1) / (self._games[pair] + 2)
         return 4 * share * (1 - share)
+
+    def known(self, one: str, other: str) -> float:
+        """What their meetings tell about the difference of the two, in even games."""
+        return self.games(one, other) * self.openness(one, other)
 
 
 class MatchStore(Database):

@@ -9,12 +9,12 @@ from itertools import combinations, pairwise
 from examples.openspiel.matches import Meetings
 
 #: Players that never change, so that ratings of all times have one scale: chance, and plain MCTS with so many
-#: simulations a move.
-ANCHORS = {"random": 0, "uct32": 32, "uct128": 128}
+#: simulations a move. Each beats the one before it often, but not always: results that are certain tell nothing.
+ANCHORS = {"random": 0, "uct8": 8, "uct32": 32, "uct128": 128}
 
-#: how much a meeting of a model is wanted, before what is known of the two is looked at
+#: how much a meeting is wanted, before what is known of the two is looked at
 CHALLENGE = 4.0  # the newest candidate and the promoted model: it decides on promotion
-LEADING = 2.0  # either of these two and anybody
+LINK = 2.0  # one of these two and anybody, or two neighbours among the anchors
 OTHER = 1.0
 
 
@@ -32,37 +32,41 @@ def tables(
 
     First come the meetings without which ratings would have no common scale: every anchor, with the next
     one and with the leading models, and these with each other. The rest goes where a result tells most:
-    to those who have met least, and whose meetings are still open. Raises ValueError when there are
+    to those of whom least is known, and whose meetings are still open. Raises ValueError when there are
     fewer participants than seats.
     """
-    models = list(dict.fromkeys([*candidates, *([promoted] if promoted else []), *([previous] if previous else [])]))
-    everybody = [*models, *ANCHORS]
+    leading = list(dict.fromkeys([*candidates[:1], *([promoted] if promoted else [])]))
+    everybody = list(dict.fromkeys([*leading, *candidates, *([previous] if previous else []), *ANCHORS]))
     if len(everybody) < seats:
         raise ValueError(f"{len(everybody)} participants ({', '.join(everybody)}) cannot fill {seats} seats")
-    leading = list(dict.fromkeys([*candidates[:1], *([promoted] if promoted else [])]))
-
-    def weight(one: str, other: str) -> float:
-        both = (one in leading) + (other in leading)
-        return CHALLENGE if both == 2 else LEADING if both else OTHER
-
+    links = set(pairwise(ANCHORS))
     planned = Meetings()
 
-    def need(one: str, other: str) -> float:
-        games = met.between(one, other) + planned.between(one, other)
-        return weight(one, other) * met.variance(one, other) / (games + 1)
+    def weight(one: str, other: str) -> float:
+        leaders = (one in leading) + (other in leading)
+        linked = leaders == 1 or (one, other) in links or (other, one) in links
+        return CHALLENGE if leaders == 2 else LINK if linked else OTHER
 
-    def table(pair: tuple[str, str]) -> tuple[str, ...]:
-        seated = list(pair)
-        while len(seated) < seats:
-            free = [who for who in everybody if who not in seated]
-            seated.append(max(free, key=lambda who: sum(need(who, other) for other in seated)))
-        rng.shuffle(seated)
-        planned.add(seated, [1] * seats, times=seats)
-        return tuple(seated)
+    def worth(table: tuple[str, ...]) -> float:
+        """How much a round at the table tells: the less the more is known, and nothing if one always wins."""
+        pairs = list(combinations(table, 2))
+        wanted = sum(
+            weight(*pair) / (1 + met.known(*pair) + met.openness(*pair) * planned.games(*pair)) ** 2 for pair in pairs
+        )
+        return wanted * min(met.openness(*pair) for pair in pairs)
 
-    found = [table(pair) for pair in _needed(leading) if not planned.between(*pair)]
+    every = list(combinations(everybody, seats))
+    found = []
+
+    def add(table: tuple[str, ...]) -> None:
+        planned.add(table, range(seats), times=seats)
+        found.append(tuple(rng.sample(table, seats)))
+
+    for one, other in _needed(leading):
+        if not planned.games(one, other):
+            add(max((table for table in every if one in table and other in table), key=worth))
     while len(found) < count:
-        found.append(table(max(combinations(everybody, 2), key=lambda pair: need(*pair))))
+        add(max(every, key=worth))
     return found
 
 
