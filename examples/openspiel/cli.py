@@ -19,6 +19,8 @@ from examples.openspiel.store import GameStore, StoreError
 
 #: keeps one move, and so the wait for a stop, below a second
 MOST_SIMULATIONS = 5_000
+#: keeps the planning of a tournament below a second
+MOST_MATCHES = 5_000
 
 
 class Refused(click.ClickException):
@@ -210,8 +212,8 @@ def training(
 @cli.command()
 @config_option
 @click.option(
-    "--games", required=True, type=click.IntRange(min=1), metavar="N",
-    help="How many to play; made up to whole rounds in which everybody sits on each seat.",
+    "--games", required=True, type=click.IntRange(1, MOST_MATCHES), metavar="N",
+    help=f"How many to play, up to {MOST_MATCHES}; made up to whole rounds in which everybody sits on each seat.",
 )  # fmt: skip
 @data_option
 def tournament(config: str, games: int, data: Path) -> None:

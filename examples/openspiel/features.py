@@ -82,7 +82,7 @@ class Cells:
         mover = state.current_player()
         chosen = np.asarray(actions)
         rows = np.arange(len(chosen))
-        boards = np.repeat(self.board(state)[None], len(chosen), axis=0)
+        boards = np.repeat(self.board(state).astype(np.uint8)[None], len(chosen), axis=0)
         boards[rows, self.left[chosen]] = 0
         boards[rows, self.entered[chosen]] = mover + 1
         if mover == 0:  # seat 1 is next
@@ -115,7 +115,7 @@ class Cells:
         return found
 
 
-_SWAPPED = np.array([0, 2, 1])
+_SWAPPED = np.array([0, 2, 1], dtype=np.uint8)
 
 
 def groups(rows: int, columns: int, shapes: Sequence[Sequence[tuple[int, int]]]) -> Ints:

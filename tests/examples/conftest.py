@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sqlite3
@@ -47,7 +48,7 @@ def whole_games() -> Callable[[Path], list[Row]]:
 
 
 class Player:
-    """Starts `python -m examples.openspiel selfplay` and ends what it started."""
+    """Starts `python -m examples.openspiel`, `selfplay` if not told otherwise, and ends what it started."""
 
     def __init__(self, data: Path) -> None:
         self.data = data
@@ -55,11 +56,15 @@ class Player:
         self._started: list[subprocess.Popen[str]] = []
 
     def start(
-        self, *arguments: object, env: dict[str, str] | None = None, prefix: tuple[str, ...] = ()
+        self,
+        *arguments: object,
+        command: str = "selfplay",
+        env: dict[str, str] | None = None,
+        prefix: tuple[str, ...] = (),
     ) -> subprocess.Popen[str]:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("BACKBEAT_")}
         process = subprocess.Popen(
-            [*prefix, sys.executable, "-m", "examples.openspiel", "selfplay", *map(str, arguments)],
+            [*prefix, sys.executable, "-m", "examples.openspiel", command, *map(str, arguments)],
             cwd=self.data, env=clean | (env or {}), text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
@@ -97,6 +102,38 @@ def player(tmp_path: Path) -> Iterator[Player]:
     player = Player(tmp_path)
     yield player
     player.close()
+
+
+class Registry:
+    """Publishes and promotes what was handed in, as the cluster would."""
+
+    def __init__(self, data: Path, config: str) -> None:
+        self.new = data / "models" / "new"
+        self.folder = data / "models" / config
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.path = self.folder / "manifest.json"
+        self.document: dict[str, Any] = {"config": config, "promoted": None, "previous": None, "versions": []}
+
+    def publish(self, version: str, *, promote: bool = False) -> None:
+        about = json.loads((self.new / f"{version}.json").read_text())
+        data = (self.new / about["file"]).read_bytes()
+        (self.new / about["file"]).rename(self.folder / about["file"])
+        (self.new / f"{version}.json").unlink()
+        known = {key: about[key] for key in ("file", "parent", "generation", "games")}
+        row = {"version": version, "sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "created_at": 1.0}
+        self.document["versions"].append(row | known)
+        if promote:
+            self.document |= {"previous": self.document["promoted"], "promoted": version}
+        self.write()
+
+    def write(self, **changes: Any) -> None:
+        self.path.write_text(json.dumps(self.document | changes))
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Callable[[str], Registry]:
+    """Makes the registry of a configuration in the test's folder."""
+    return lambda config: Registry(tmp_path, config)
 
 
 @pytest.fixture
