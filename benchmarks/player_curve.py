@@ -5,7 +5,7 @@
 Each generation runs the very commands of the jobs, one after another: self-play, training, tournament.
 What the cluster does between them is done here in the plainest way: a new model is published at once,
 ratings are those of `ladder.py` with `random` at 400, and a candidate is promoted when its rating
-is above that of the promoted model by more than the standard error of the difference.
+is above that of the promoted model with 95 % confidence.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from typing import Any
 
 from ladder import Ratings, matches_of
 
+#: standard errors of a difference that leave 5 % of doubt about its sign
+SURE = 1.645
 #: config -> (self-play games a generation, simulations of MCTS before there is a model, tournament games a generation)
 EFFORT = {
     "square6_2p": (200, 32, 240),
@@ -93,7 +95,7 @@ def curve(config: str, generations: int, keep: Path | None) -> None:
             ratings = Ratings(matches_of(folder / "unified_elo.db")[config])
             best = registry.document["promoted"]
             lead, error = (math.inf, 0.0) if best is None else ratings.lead(version, best)
-            promoted = lead > error
+            promoted = lead > SURE * error
             if promoted:
                 registry.promote(version)
             best = registry.document["promoted"]
