@@ -27,15 +27,17 @@ from ladder import Ratings, matches_of
 
 #: standard errors of a difference that leave 5 % of doubt about its sign
 SURE = 1.645
-#: config -> (self-play games a generation, simulations of MCTS before there is a model, tournament games a generation)
+#: config -> (self-play games a generation, simulations of MCTS before there is a model, tournaments a generation)
 EFFORT = {
-    "square6_2p": (200, 32, 240),
-    "square8_2p": (200, 32, 160),
-    "hex5_2p": (300, 32, 300),
-    "hex8_2p": (200, 32, 160),
-    "square8_3p": (120, 32, 90),
-    "hex8_4p": (120, 32, 80),
+    "square6_2p": (200, 32, 4),
+    "square8_2p": (200, 32, 3),
+    "hex5_2p": (300, 32, 4),
+    "hex8_2p": (200, 32, 4),
+    "square8_3p": (120, 32, 2),
+    "hex8_4p": (120, 32, 2),
 }
+#: games of one tournament
+MATCHES = 60
 
 
 def job(folder: Path, *arguments: object) -> Any:
@@ -75,7 +77,7 @@ class Registry:
 
 
 def curve(config: str, generations: int, keep: Path | None) -> None:
-    games, simulations, matches = EFFORT[config]
+    games, simulations, tournaments = EFFORT[config]
     spent = {"selfplay": 0.0, "training": 0.0, "tournament": 0.0}
     with tempfile.TemporaryDirectory() as name:
         folder = keep / config if keep else Path(name)
@@ -90,7 +92,8 @@ def curve(config: str, generations: int, keep: Path | None) -> None:
             spent["training"] += time.monotonic() - started
             registry.publish(version)
             started = time.monotonic()
-            job(folder, "tournament", "--config", config, "--games", matches)
+            for _ in range(tournaments):
+                job(folder, "tournament", "--config", config, "--games", MATCHES)
             spent["tournament"] += time.monotonic() - started
             ratings = Ratings(matches_of(folder / "unified_elo.db")[config])
             best = registry.document["promoted"]
@@ -109,7 +112,10 @@ def curve(config: str, generations: int, keep: Path | None) -> None:
                 flush=True,
             )
         shown = ", ".join(f"{kind} {seconds:.1f} s" for kind, seconds in spent.items())
-        print(f"{config}: {shown}; {generations} x {games} games, {generations} x {matches} matches\n", flush=True)
+        print(
+            f"{config}: {shown}; {generations} x {games} games, {generations} x {tournaments * MATCHES} matches\n",
+            flush=True,
+        )
 
 
 def main() -> None:

@@ -12,7 +12,6 @@ import uuid
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -75,37 +74,6 @@ def rankings(returns: Sequence[float]) -> tuple[int, ...]:
     return tuple(1 + sum(other > own for other in returns) for own in returns)
 
 
-class Meetings:
-    """How often one of two was better than the other, for each two, and how open their next meeting is.
-
-    Among more than two, only meetings that one of them won tell who of them is better: the others tie.
-    """
-
-    def __init__(self) -> None:
-        self._games: Counter[tuple[str, str]] = Counter()
-        self._score: Counter[tuple[str, str]] = Counter()
-
-    def add(self, participants: Sequence[str], ranks: Sequence[int], times: int = 1) -> None:
-        seated = sorted(zip(participants, ranks, strict=True))
-        for (one, rank), (other, others_rank) in combinations(seated, 2):
-            if rank != others_rank or len(seated) == 2:
-                self._games[one, other] += times
-                self._score[one, other] += times * (1 + (rank < others_rank) - (rank > others_rank))
-
-    def games(self, one: str, other: str) -> int:
-        return self._games[min(one, other), max(one, other)]
-
-    def openness(self, one: str, other: str) -> float:
-        """1 when nothing is known or they are equals, towards 0 as one always wins."""
-        pair = (min(one, other), max(one, other))
-        share = (self._score[pair] / 2 + 1) / (self._games[pair] + 2)
-        return 4 * share * (1 - share)
-
-    def known(self, one: str, other: str) -> float:
-        """What their meetings tell about the difference of the two, in even games."""
-        return self.games(one, other) * self.openness(one, other)
-
-
 class MatchStore(Database):
     """Appends matches to a file that it makes when it is missing. Every method raises StoreError."""
 
@@ -128,10 +96,12 @@ class MatchStore(Database):
         with self.transaction() as file:
             for name in sorted(set(match.participants)):
                 version = name if types[name] == "model" else None
+                # Not by a conflict: nobody promises that a file of another program has a key here.
+                if file.execute("UPDATE participants SET last_seen = ? WHERE participant_id = ?", (now, name)).rowcount:
+                    continue
                 file.execute(
                     "INSERT INTO participants (participant_id, participant_type, ai_type, model_version, created_at, "
-                    "last_seen) VALUES (?, ?, ?, ?, ?, ?) "
-                    "ON CONFLICT (participant_id) DO UPDATE SET last_seen = excluded.last_seen",
+                    "last_seen) VALUES (?, ?, ?, ?, ?, ?)",
                     (name, types[name], "openspiel", version, now, now),
                 )
             file.execute(
@@ -142,21 +112,27 @@ class MatchStore(Database):
             )
         return game_id
 
-    def meetings(self, config: str) -> Meetings:
-        """Of the newest matches of a configuration. Rows that do not read as matches count for nothing."""
+    def results(self, config: str) -> Counter[tuple[tuple[str, ...], tuple[str, ...]]]:
+        """Who played whom and won how often, in the newest matches of a configuration.
+
+        Rows that do not read as matches count for nothing.
+        """
         board_type, _, players = config.rpartition("_")
+        seats = int(players[:-1])
         with self.clear_errors():
             rows = self.connection.execute(
                 "SELECT participant_ids, rankings, count(*) FROM (SELECT participant_ids, rankings FROM match_history "
                 "WHERE board_type = ? AND num_players = ? ORDER BY id DESC LIMIT ?) GROUP BY 1, 2",
-                (board_type, int(players[:-1]), LOOKED_AT),
+                (board_type, seats, LOOKED_AT),
             ).fetchall()
-        met = Meetings()
+        found: Counter[tuple[tuple[str, ...], tuple[str, ...]]] = Counter()
         for ids, ranks, times in rows:
             try:
-                who, positions = json.loads(ids), json.loads(ranks)
-                if len(who) == len(positions) and all(type(name) is str for name in who):
-                    met.add(who, [int(position) for position in positions], times)
+                who, places = json.loads(ids), json.loads(ranks)
+                best = min(places)
+                winners = [name for name, place in zip(who, places, strict=True) if place == best]
+                if all(type(name) is str for name in who) and len(set(who)) == seats:
+                    found[tuple(sorted(who)), tuple(sorted(winners))] += times
             except (ValueError, TypeError, RecursionError):
                 continue
-        return met
+        return found

@@ -92,7 +92,7 @@ def tournament(
         None if manifest.previous is None else manifest.previous.name,
         seats=seats,
         count=-(-games // seats),
-        met=store.meetings(config),
+        results=store.results(config),
         rng=random.Random(secrets.randbits(64)),
     )
     standings = Standings(planned=len(plan) * seats)
