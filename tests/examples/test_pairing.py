@@ -102,6 +102,13 @@ def test_what_is_certain_is_played_no_more_than_it_must_be() -> None:
         assert plan["g2", "random"] == plan["g1", "random"] == 1
 
 
+def test_before_anything_is_known_the_scale_is_climbed_step_by_step() -> None:
+    plan = planned(Counter(), candidates=["g1"], promoted=None)
+    assert plan["random", "uct8"] > 20
+    assert plan["uct32", "uct8"] > 20
+    assert plan["random", "uct32"] == 0
+
+
 def test_with_more_seats_the_weak_meet_each_other_too() -> None:
     plan = tables(["g1"], None, None, seats=3, count=30, results={}, rng=random.Random(1))
     without = [table for table in plan if not {"g1", "uct128"} & set(table)]

@@ -8,13 +8,14 @@ import signal
 import sqlite3
 import subprocess
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from examples.openspiel.games import CONFIGS
+from examples.openspiel.learning import Stopped
 from examples.openspiel.model import Chance, Greedy, Model
 from examples.openspiel.selfplay import Champion, play, selfplay
 from examples.openspiel.store import GameStore
@@ -196,6 +197,30 @@ def test_a_broken_manifest_fails_every_job_in_one_clear_line(player: Any, tmp_pa
         failed = player.run("--config", "hex5_2p", *arguments, command=command)
         assert (failed.returncode, failed.stdout) == (1, "")
         assert failed.stderr == "Error: models/hex5_2p/manifest.json: not a JSON object\n"
+
+
+def test_a_stop_is_heeded_until_the_very_last_moment(tmp_path: Path) -> None:
+    played(tmp_path, "hex5_2p", 30)
+
+    def asked(stop_at: int, seed: int) -> int:
+        """Trains, with a stop from that question on; how often it was asked."""
+        questions = 0
+
+        def stop() -> bool:
+            nonlocal questions
+            questions += 1
+            return questions >= stop_at
+
+        with suppress(Stopped):
+            trained(tmp_path, "hex5_2p", min_new_games=0, seed=seed, stop=stop)
+        return questions
+
+    last = asked(10**9, seed=0)
+    made = set((tmp_path / "models" / "new").iterdir())
+    assert last > 30 + 30 + 8  # for each game read, each replayed, each batch of each epoch, and then once more
+    for call in (1, 31, 61, last - 1, last):
+        assert asked(call, seed=call) == call
+        assert set((tmp_path / "models" / "new").iterdir()) == made
 
 
 @pytest.mark.parametrize(("stop", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
