@@ -10,7 +10,9 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,6 +23,8 @@ MANIFEST = "manifest.json"
 #: bytes of the largest manifest that is read
 MOST_BYTES = 8 * 2**20
 NEW = Path("models/new")
+#: seconds after which a half written file is nobody's any more
+LEFT_BEHIND = 3600.0
 
 
 class ManifestRefused(Exception):
@@ -153,9 +157,18 @@ def hand_in(data: Path, model: Model, *, parent: str | None, generation: int, ga
     }  # fmt: skip
     folder = data / NEW
     folder.mkdir(parents=True, exist_ok=True)
+    _sweep(folder)
     _write_whole(folder / f"{name}.npz", encoded)
     _write_whole(folder / f"{name}.json", (json.dumps(about) + "\n").encode())
     return name
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed jobs have left half written."""
+    for part in folder.glob(".*.part"):
+        with suppress(FileNotFoundError):  # another job sweeps too
+            if time.time() - part.stat().st_mtime > LEFT_BEHIND:
+                part.unlink()
 
 
 def _write_whole(path: Path, data: bytes) -> None:

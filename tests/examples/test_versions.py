@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -153,6 +154,17 @@ print(hand_in(Path(sys.argv[2]), model, parent=None, generation=1, games=1, metr
         Model.read(shown.parent / about["file"], "square8_3p")
     visible = list((tmp_path / "models" / "new").glob("*.json"))
     assert len(visible) == (call > 7)
+
+
+def test_what_a_killed_job_left_half_written_is_swept_in_time(tmp_path: Path) -> None:
+    new = tmp_path / "models" / "new"
+    new.mkdir(parents=True)
+    old, young = new / ".a.npz.1.part", new / ".b.npz.2.part"
+    for part in (old, young):
+        part.write_text("half")
+    os.utime(old, (1.0, 1.0))
+    hand_in(tmp_path, Model.untrained(CONFIG), parent=None, generation=1, games=1, metrics={})
+    assert (old.exists(), young.exists()) == (False, True)
 
 
 def test_what_lies_in_new_and_cannot_be_read_counts_for_nothing(tmp_path: Path) -> None:
