@@ -8,7 +8,8 @@ populator finds every target met, or for so many minutes, stops it, and draws wh
 
 Lines and bands are the ratings of `ladder.py` from the matches that had been played by then: the line is
 the best model's rating, the band's lower edge what it is above with 97.5 % confidence, which is what a
-target is compared with. Small dots are ratings that the cluster itself published, where the file has any.
+target is compared with. Small dots are ratings that the cluster itself published, where the file has any;
+triangles are promotions, where the store is at hand (`--store`).
 """
 
 from __future__ import annotations
@@ -102,6 +103,13 @@ def curve(matches: list[Match], models: set[str], start: float) -> Curve:
     return drawn
 
 
+def promotions(store: Path | None, config: str) -> list[float]:
+    """When models of a configuration were promoted, in seconds since the epoch; the names of the records say it."""
+    records = store.glob(f"models/{config}/promotions/*-*.json") if store is not None else []
+    stamps = [record.name.partition("-")[0] for record in records]
+    return sorted(int(stamp) / 1000 for stamp in stamps if stamp.isdecimal())
+
+
 def targets(config: Path) -> tuple[list[str], dict[str, float], float]:
     """The configurations in their order, the targets of some, and that of all others."""
     document = yaml.safe_load(config.read_text())
@@ -113,7 +121,7 @@ def targets(config: Path) -> tuple[list[str], dict[str, float], float]:
     return populator.get("configs", []), named, populator.get("target_elo", 2000)
 
 
-def draw(database: Path, config: Path, image: Path, start: float | None = None) -> None:
+def draw(database: Path, config: Path, image: Path, start: float | None = None, store: Path | None = None) -> None:
     played = matches_of(database)
     if not played:
         raise SystemExit(f"{database} holds no match")
@@ -141,10 +149,12 @@ def draw(database: Path, config: Path, image: Path, start: float | None = None) 
         for anchor in ("uct128", "uct32", "random"):
             if anchor in final.index:
                 axis.axhline(final.of(anchor), color="grey", linestyle=":", linewidth=0.8)
-                axis.annotate(anchor, (1, final.of(anchor)), xycoords=("axes fraction", "data"), fontsize=7,
-                              ha="right", va="bottom", color="grey")  # fmt: skip
+                axis.annotate(anchor, (0.01, final.of(anchor)), xycoords=("axes fraction", "data"), fontsize=7,
+                              ha="left", va="bottom", color="grey")  # fmt: skip
         if dots := own.get(name):
             axis.plot([(at - begun) / 60 for at, _ in dots], [rating for _, rating in dots], ".", color=colour, ms=4)
+        for at in promotions(store, name):
+            axis.plot((at - begun) / 60, 0.02, "^", color=colour, ms=5, transform=axis.get_xaxis_transform())
         met = next((at for at, lower in zip(line.minutes, line.lower, strict=True) if lower >= target), None)
         if met is not None:
             axis.axvline(met, color=colour, linestyle="-", linewidth=0.8, alpha=0.6)
@@ -211,6 +221,7 @@ def main() -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--from", dest="database", type=Path, metavar="DB", help="a unified_elo.db")
     what.add_argument("--run", action="store_true", help="run a cluster first")
+    parser.add_argument("--store", type=Path, metavar="DIR", help="for --from: the store's directory")
     parser.add_argument("--minutes", type=float, default=15.0, help="for --run: no longer than this")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="for --run: keep the cluster's files there")
     parser.add_argument("--config", type=Path, default=CONFIG, help="where the targets are")
@@ -219,13 +230,13 @@ def main() -> None:
     if not chosen.run:
         if not chosen.database.is_file():
             raise SystemExit(f"{chosen.database} is no file")
-        draw(chosen.database, chosen.config, chosen.output)
+        draw(chosen.database, chosen.config, chosen.output, store=chosen.store)
         return
     with tempfile.TemporaryDirectory() as folder:
         data = chosen.keep or Path(folder)
         start = time.time()
         run(chosen.minutes, data, chosen.config)
-        draw(fullest(data), chosen.config, chosen.output, start)
+        draw(fullest(data), chosen.config, chosen.output, start, data / "store")
 
 
 if __name__ == "__main__":
