@@ -27,9 +27,6 @@ Results = Mapping[tuple[tuple[str, ...], tuple[str, ...]], int]
 #: a model as strong as the strongest. In units of log strength, of which 1 is 174 Elo.
 STEP = 1.5
 PRIOR = 0.1
-#: Where the weaker of two is expected to come out on top less often than this, a meeting counts for nothing in
-#: the plan: guesses of so small chances are not to be built upon.
-CERTAIN = 0.05
 #: how much more the difference of the newest and the promoted model matters: it decides on promotion
 CHALLENGE = 2.0
 ROUNDS = 30
@@ -76,8 +73,7 @@ def tables(
         covariance = np.linalg.inv(information)
         gains = np.zeros(len(every))
         for i, j in combinations(range(seats), 2):
-            weaker = np.minimum(chances[:, i], chances[:, j]) / (chances[:, i] + chances[:, j])
-            told = seats * chances[:, i] * chances[:, j] * (weaker > CERTAIN)
+            told = seats * chances[:, i] * chances[:, j]
             one, other = seated[:, i], seated[:, j]
             unsure = covariance[one, one] + covariance[other, other] - 2 * covariance[one, other]
             moved = (goals @ covariance)[:, one] - (goals @ covariance)[:, other]
