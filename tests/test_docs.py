@@ -33,6 +33,7 @@ from fleet.tailscale import SshOptions, TailnetOptions
 from schedules.backoff import Backoff
 from schedules.plan import Cadence, load
 from tasks.auto_scaling import Options as Scaling
+from tasks.data_aggregation import Options as Aggregation
 from tasks.health_aggregation import Options as Health
 from tasks.idle_detection import Options as Idleness
 from tasks.ip_discovery import Options as Discovery
@@ -172,6 +173,7 @@ def test_every_argument_of_the_decorator_and_field_of_a_tick_is_listed() -> None
         ("Options", Populator, {}, {"configs", "curriculum_weights"}),
         ("Options of health_aggregation", Health, {}, set()),
         ("Options of idle_detection", Idleness, {}, set()),
+        ("Options of data_aggregation", Aggregation, {}, set()),
         ("Options of ip_discovery", Discovery, {}, set()),
         ("Inventory", StaticNode, {}, {"host", "tailscale_ip", "public_ip", "ssh_user", "ssh_key"}),
         ("Public address", PublicAddress, {}, set()),

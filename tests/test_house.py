@@ -21,6 +21,7 @@ from redis import Redis
 from fleet import replies
 from fleet.elo_board import EloBoard
 from fleet.fence import Fence
+from fleet.gathering_state import GatheringState, Record
 from fleet.jobs import Holder, JobQueue, JobSpec
 from fleet.nodes import NodeRegistry
 from fleet.notice_groups import SharedGroups
@@ -139,6 +140,7 @@ def live(url: str) -> Redis:
     ScaleState(redis).pin(3)
     EloBoard(redis).targets({"hex8_2p": {"target": 2000.0, "met": False}})
     EloBoard(redis).publish({}, "digest")
+    GatheringState(redis).write(Record())
 
     fence = Fence(lease.fence(), lease.token, running.name, keys.GUARD, keys.LOOP + running.name)
     assert len(queue.enqueue([JobSpec(kind="selfplay", config="hex8_2p") for _ in range(5)], fence=fence)) == 5

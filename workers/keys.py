@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fleet import elo_board, job_keys, nodes, notice_groups, notices, replies, scale_state
+from fleet import elo_board, gathering_state, job_keys, nodes, notice_groups, notices, replies, scale_state
 
 LOOPS = "{backbeat}:loops"
 LOOP = "{backbeat}:loop:"
@@ -67,6 +67,7 @@ PAGE = (
     Key(
         elo_board.TARGETS, "hash", "none", "board configuration -> its target, whether and since when it is met (JSON)"
     ),
+    Key(gathering_state.GATHERING, "hash", "none", "node -> what gathering its games remembers (JSON); `` -> of all"),
     Key(notices.EVENTS, "stream", "newest 1,000 or so", "what the operator was told: title, body, severity"),
     Key(replies.REPLY, "list", "60 s", "+ token: one node's answer to whoever asked it"),
     Key(notice_groups.DUE, "zset", "none", "title of notices -> when their message is due (ms)"),
