@@ -54,6 +54,13 @@ def holdings(data: Path) -> dict[str, Mapping[str, int]]:
     }
 
 
+def new_games(held: Mapping[str, Any]) -> int:
+    """How many new games there are in holdings that another node reported; what is none of a number counts nothing."""
+    new = held.get("new", {})
+    numbers = new.values() if isinstance(new, Mapping) else ()
+    return sum(number for number in numbers if type(number) is int and number > 0)
+
+
 def _counted(path: Path, counters: str, table: str) -> dict[str, int]:
     if not path.exists():
         return {}

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from fleet.games import new_games
 from fleet.kinds import CENTRAL
 from fleet.nodes import SILENT_AFTER, Node
 
@@ -40,13 +41,11 @@ class Member:
     @classmethod
     def of(cls, node: Node, now: float) -> Member:
         """What the registry says of a node."""
-        new = node.held.get("games", {}).get("new", {})
-        numbers = new.values() if isinstance(new, Mapping) else ()
         jobs = node.roles.get("jobs")
         return cls(
             node.node_id,
             live=now - node.heard.get("agent", 0.0) <= SILENT_AFTER,
-            new=sum(number for number in numbers if type(number) is int and number > 0),
+            new=new_games(node.held.get("games", {})),
             draining="drain" in node.marks,
             central=None if jobs is None else CENTRAL in jobs.get("capabilities", ()),
         )

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from fleet.games import new_games
 from fleet.nodes import SILENT_AFTER, Node
 from fleet.providers.port import Instance
 
@@ -40,7 +41,7 @@ class Member:
     """A registered node as scaling sees it. `live`: its jobs worker takes jobs of the capabilities in question.
 
     `heard_at` is that worker's last heartbeat, `running` how many jobs it had then, `idle_since` and
-    `drained_at` what the marks say.
+    `drained_at` what the marks say, `new_games` how many games would be lost with it.
     """
 
     node_id: str
@@ -50,10 +51,11 @@ class Member:
     idle_since: float | None = None
     drained_at: float | None = None
     drained_by: str = ""
+    new_games: int = 0
 
     @classmethod
-    def of(cls, node: Node, capabilities: Sequence[str], now: float) -> Member:
-        """What the registry says of a node."""
+    def of(cls, node: Node, capabilities: Sequence[str], now: float, *, gathering: bool = False) -> Member:
+        """What the registry says of a node. `gathering`: games can leave it, so they are worth waiting for."""
         heard_at = node.heard.get("jobs", 0.0)
         offered = node.roles.get("jobs", {}).get("capabilities", ())
         idle, drain = node.marks.get("idle"), node.marks.get("drain")
@@ -65,6 +67,7 @@ class Member:
             idle_since=None if idle is None else float(idle.get("since", now)),
             drained_at=None if drain is None else float(drain.get("at", 0.0)),
             drained_by="" if drain is None else str(drain.get("by", "")),
+            new_games=new_games(node.held.get("games", {})) if gathering else 0,
         )
 
 

@@ -264,10 +264,10 @@ class _Deciding:
         return found
 
     def _drained_out(self, member: Member) -> bool:
-        """Whether nothing runs there any more, by a heartbeat after the drain, or it had its time."""
+        """Whether nothing runs there any more, by a heartbeat after the drain, and its games are out; or its time is."""
         drained_at = member.drained_at or 0.0
         told_since = member.heard_at > drained_at + SETTLED_AFTER or drained_at > self.now >= member.heard_at
-        quiet = member.running == 0 and told_since
+        quiet = member.running == 0 and told_since and not member.new_games
         return not member.live or quiet or self.now - drained_at >= self.policy.drain_for
 
     def _removable(self, leaving: Sequence[Member]) -> Iterator[str]:

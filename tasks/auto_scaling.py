@@ -89,10 +89,11 @@ def auto_scaling(fleet: Fleet, options: Options, tick: Tick) -> Counts:
         _rehearse(fleet, provider, options, tick.now)
     instances = None if provider is None else provider.instances()
     pending = fleet.jobs.counts().pending
+    gathering = fleet.store is not None
     snapshot = Snapshot(
         now=tick.now,
         pending=sum(pending.get(capability, 0) for capability in options.capabilities),
-        members=[Member.of(node, options.capabilities, tick.now) for node in fleet.nodes.all()],
+        members=[Member.of(node, options.capabilities, tick.now, gathering=gathering) for node in fleet.nodes.all()],
         instances=None if instances is None else [i for i in instances if is_ours(i.name, options.name_prefix)],
         scaling=state.read(),
         here=fleet.node_id,

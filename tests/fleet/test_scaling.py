@@ -278,6 +278,9 @@ def test_a_drained_node_is_removed_when_a_later_heartbeat_says_that_nothing_runs
     assert removed(running=0, heard_at=NOW - 59.5) == ()  # what it says may be from before
     assert removed(running=1, ago=3600) == ("auto-1-1",)  # it had its time
     assert removed(running=1, live=False) == ("auto-1-1",)
+    assert removed(running=0, new_games=1) == ()  # they would go with it
+    assert removed(running=0, new_games=1, ago=3600) == ("auto-1-1",)
+    assert removed(running=0, new_games=1, live=False) == ("auto-1-1",)
 
 
 def test_a_draining_node_is_no_capacity_and_not_one_that_is_missing():

@@ -21,6 +21,7 @@ from fleet.providers.port import Instance, ProviderError, ProviderSilent
 from fleet.providers.simulated import Simulated
 from fleet.scale_snapshot import LOOP, Awaited
 from fleet.scale_state import SCALING, ScaleState
+from fleet.store import Store
 from tasks import auto_scaling as module
 from tasks.auto_scaling import Options, auto_scaling, simulated
 from tasks.loop import Tick
@@ -71,6 +72,32 @@ def cluster(fleet: Fleet) -> Iterator[Cluster]:
     simulated.cache_clear()
     yield Cluster(fleet)
     simulated.cache_clear()
+
+
+def test_a_drained_node_stays_until_its_games_are_out_where_there_is_a_store(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.options = cluster.options.model_copy(update={"min_nodes": 0})
+    cluster.state.pin(3)
+    cluster.tick()
+    (name,) = cluster.machines()
+    cluster.tick()
+    cluster.fleet.nodes.hold(name, {"games": {"new": {"hex5_2p": 7}}})
+    cluster.state.pin(2)
+    cluster.fleet = replace(cluster.fleet, store=Store(str(tmp_path / "store")))
+    assert cluster.tick()["drained"] == 1
+    assert (cluster.tick()["draining"], cluster.tick()["removed"]) == (1, 0)
+    cluster.fleet.nodes.hold(name, {"games": {"new": {}}})
+    assert cluster.tick()["removed"] == 1
+
+
+def test_without_a_store_no_node_waits_for_its_games(cluster: Cluster) -> None:
+    cluster.state.pin(3)
+    cluster.tick()
+    (name,) = cluster.machines()
+    cluster.tick()
+    cluster.fleet.nodes.hold(name, {"games": {"new": {"hex5_2p": 7}}})
+    cluster.state.pin(2)
+    assert cluster.tick()["drained"] == 1
+    assert cluster.tick()["removed"] == 1
 
 
 def test_from_pending_jobs_to_more_nodes_and_back(cluster: Cluster) -> None:
