@@ -264,7 +264,7 @@ class _Deciding:
         return found
 
     def _drained_out(self, member: Member) -> bool:
-        """Whether nothing runs there any more, by a heartbeat after the drain, and its games are out; or its time is."""
+        """Whether nothing runs there any more, by a heartbeat after the drain, and no game stays; or its time is up."""
         drained_at = member.drained_at or 0.0
         told_since = member.heard_at > drained_at + SETTLED_AFTER or drained_at > self.now >= member.heard_at
         quiet = member.running == 0 and told_since and not member.new_games

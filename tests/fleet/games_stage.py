@@ -68,6 +68,8 @@ def ids(path: Path) -> set[str]:
     if not path.exists():
         return set()
     with closing(sqlite3.connect(path)) as db:
+        if not db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'games'").fetchone():
+            return set()  # it is being made
         found = [game_id for (game_id,) in db.execute("SELECT game_id FROM games")]
     assert len(found) == len(set(found))
     return set(found)

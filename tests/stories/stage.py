@@ -9,6 +9,7 @@ from fleet.fence import FenceRefused
 from fleet.fleet import Fleet
 from fleet.jobs import JobSpec
 from tasks.auto_scaling import auto_scaling
+from tasks.data_aggregation import data_aggregation
 from tasks.health_aggregation import health_aggregation
 from tasks.job_reaper import job_reaper
 from tasks.loop import Counts, Loop, Options, Tick, loop
@@ -128,6 +129,7 @@ LOOPS = {
         model_sync,
         tailscale_recovery,
         auto_scaling,
+        data_aggregation,
     )
 }
 
