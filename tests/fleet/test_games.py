@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from fleet.game_ledger import GameLedger
 from fleet.games import COLUMNS, FILE, GATHERED, STATES, GamesUnreadable, holdings, unaccounted
-from fleet.gathered import arrived
-from fleet.store import Store
+from fleet.gathered import Gathered, arrived
+from fleet.store import Entry, Store
 from tests.fleet.games_stage import INTAKE, NOW, gathered, ids, keys, play, put, send, take, total
 
 DAY = 86_400.0
@@ -290,6 +290,38 @@ def test_a_lost_receipt_is_written_again(store: Store, node: Path, central: Path
     done = take(store, central)
     assert done.gathered == 0
     assert total(send(store, node, now=NOW + 3602).account)["gathered"] == 3
+
+
+class Racing(Store):
+    """A store in which the central node takes shards in right after the first listing of an export."""
+
+    central: Path
+    listed = 0
+
+    def list(self, prefix: str) -> list[Entry]:
+        found = super().list(prefix)
+        self.listed += 1
+        if self.listed == 1:
+            take(Store(self.url), self.central)
+        return found
+
+
+def test_a_shard_that_is_taken_in_while_its_node_looks_is_not_sent_again(
+    store: Store, node: Path, central: Path
+) -> None:
+    play(node, 3)
+    send(store, node)
+    racing = Racing(store.url)
+    racing.central = central
+    assert send(racing, node, now=NOW + 3601).shards == 0
+    assert total(send(store, node, now=NOW + 3601).account)["gathered"] == 3
+
+
+def test_what_was_taken_in_outlasts_a_power_cut(central: Path) -> None:
+    """The shard is deleted right after: so the commit waits for the disk."""
+    central.mkdir()
+    with closing(Gathered(central / GATHERED)) as found:
+        assert found.db.execute("PRAGMA synchronous").fetchone() == (2,)
 
 
 def test_one_export_and_one_ingest_at_a_time(store: Store, node: Path, central: Path) -> None:
