@@ -45,7 +45,11 @@ def export_games(fleet: Fleet, arguments: ExportGames) -> Answer:
         return {"without_store": True}
     bounds = Bounds(**arguments.model_dump())
     try:
-        return asdict(export(fleet.store, fleet.data, fleet.node_id, bounds, time.time()))
+        done = export(fleet.store, fleet.data, fleet.node_id, bounds, time.time())
+        if done.refused:
+            said = f"{done.refused} of {fleet.node_id} will go nowhere as they are, such as {done.why}"
+            fleet.notices.send(Notice("Games refused", said, "warning"))
+        return asdict(done)
     finally:
         fleet.report_holdings()
 

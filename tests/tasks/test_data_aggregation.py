@@ -16,7 +16,7 @@ from fleet.gathering_state import GATHERING, GatheringState, Record
 from fleet.store import Store
 from tasks.data_aggregation import Options, data_aggregation
 from tasks.loop import Tick
-from tests.fleet.games_stage import gathered, keys, play
+from tests.fleet.games_stage import gathered, keys, play, put
 from tests.tasks.nodes_stage import Nodes
 
 
@@ -172,6 +172,18 @@ def test_a_refused_shard_is_a_notice_of_the_central_node(stage: Stage) -> None:
     assert (done["refused"], done["gathered"]) == (1, 20)
     (notice,) = stage.notices()
     assert notice.startswith("n9/001800000000000-00000000: its manifest: ")
+
+
+def test_games_that_their_own_node_refuses_are_told_of_once_and_the_others_come(stage: Stage, tmp_path: Path) -> None:
+    played = stage.play("n2", 10)
+    bad = put(tmp_path / "n2", moves="[]")
+    done = stage.run()
+    assert (done["rejected"], done["gathered"], done["unaccounted"]) == (1, 10, 0)
+    assert gathered(tmp_path / "n1") == played
+    stage.play("n2", 10)
+    assert stage.run()["rejected"] == 0
+    said = f"1 of n2 will go nowhere as they are, such as '{bad}': moves must be a JSON list with a move"
+    assert stage.notices() == [said]
 
 
 def test_the_same_tick_again_changes_nothing(stage: Stage, tmp_path: Path) -> None:
