@@ -44,24 +44,34 @@ def open_read_only(path: Path) -> sqlite3.Connection:
 
 
 def holdings(data: Path) -> dict[str, Mapping[str, int]]:
-    """How many games of each configuration here are not exported yet (`new`) and are gathered (`gathered`).
+    """How many games of each configuration here are not exported yet (`new`), are in the store without a word from
+    the central node (`sent`), and are gathered here (`gathered`).
 
-    Both are counters, except of a `games.db` that was never exported from: that is counted. Raises GamesUnreadable.
+    All are counters, except of a `games.db` that was never exported from: that is counted. Raises GamesUnreadable.
     """
+    rows = _counted(data / FILE, "SELECT config, waiting, sent FROM backbeat_configs", "backbeat_configs")
     return {
-        "new": _counted(data / FILE, "SELECT config, waiting FROM backbeat_configs", "backbeat_configs"),
-        "gathered": _counted(data / GATHERED, "SELECT config, SUM(games) FROM gathered GROUP BY config", "gathered"),
+        "new": {config: waiting for config, (waiting, *_) in rows.items() if waiting},
+        "sent": {config: sent for config, (_, *more) in rows.items() for sent in more if sent},
+        "gathered": {
+            config: games
+            for config, (games, *_) in _counted(
+                data / GATHERED, "SELECT config, SUM(games) FROM gathered GROUP BY config", "gathered"
+            ).items()
+            if games
+        },
     }
 
 
-def new_games(held: Mapping[str, Any]) -> int:
-    """How many new games there are in holdings that another node reported; what is none of a number counts nothing."""
-    new = held.get("new", {})
-    numbers = new.values() if isinstance(new, Mapping) else ()
+def number_of(state: str, held: Mapping[str, Any]) -> int:
+    """How many games there are in a state, such as `new`, in holdings that another node reported; what is no number
+    counts nothing."""
+    counts = held.get(state, {})
+    numbers = counts.values() if isinstance(counts, Mapping) else ()
     return sum(number for number in numbers if type(number) is int and number > 0)
 
 
-def _counted(path: Path, counters: str, table: str) -> dict[str, int]:
+def _counted(path: Path, counters: str, table: str) -> dict[str, list[int]]:
     if not path.exists():
         return {}
     try:
@@ -75,7 +85,7 @@ def _counted(path: Path, counters: str, table: str) -> dict[str, int]:
                 rows = []
     except sqlite3.Error as error:
         raise GamesUnreadable(f"{path}: {error}") from error
-    return {config: number for config, number in rows if number and is_config(config)}
+    return {config: numbers for config, *numbers in rows if is_config(config)}
 
 
 def is_config(name: Any) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from fleet.games import new_games
+from fleet.games import number_of
 from fleet.kinds import CENTRAL
 from fleet.nodes import SILENT_AFTER, Node
 
@@ -30,22 +30,25 @@ class Policy(Protocol):
 @dataclass(frozen=True)
 class Member:
     """A node as gathering sees it. `live`: its agent answers; `new`: games that it has not exported; `central`:
-    whether its jobs worker offers to gather, None while it has none; `draining`: it may leave soon."""
+    whether its jobs worker offers to gather, None while it has none; `draining`: it may leave soon; `sent`: games of
+    which it has not heard yet whether they were gathered."""
 
     node_id: str
     live: bool = True
     new: int = 0
     draining: bool = False
     central: bool | None = None
+    sent: int = 0
 
     @classmethod
     def of(cls, node: Node, now: float) -> Member:
         """What the registry says of a node."""
-        jobs = node.roles.get("jobs")
+        jobs, held = node.roles.get("jobs"), node.held.get("games", {})
         return cls(
             node.node_id,
             live=now - node.heard.get("agent", 0.0) <= SILENT_AFTER,
-            new=new_games(node.held.get("games", {})),
+            new=number_of("new", held),
+            sent=number_of("sent", held),
             draining="drain" in node.marks,
             central=None if jobs is None else CENTRAL in jobs.get("capabilities", ()),
         )
@@ -72,12 +75,12 @@ class Plan:
 
 def decide(members: Sequence[Member], memories: Mapping[str, Memory], policy: Policy, now: float) -> Plan:
     """Whom to ask now. The same snapshot gives the same plan."""
-    having = {member.node_id: member for member in members if member.new}
+    having = {member.node_id: member for member in members if member.new or member.sent}
     known = {name: _as_of(now, memories.get(name, Memory(now))) for name in having}
     due, backing_off = [], 0
     for name, member in having.items():
         overdue = now - known[name].since >= policy.flush_after
-        if member.live and (member.new >= policy.min_games or member.draining or overdue):
+        if member.live and (member.new >= policy.min_games or (member.draining and member.new) or overdue):
             if now < known[name].not_before:
                 backing_off += 1
             else:

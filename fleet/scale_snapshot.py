@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from fleet.games import new_games
+from fleet.games import number_of
 from fleet.nodes import SILENT_AFTER, Node
 from fleet.providers.port import Instance
 
@@ -67,7 +67,7 @@ class Member:
             idle_since=None if idle is None else float(idle.get("since", now)),
             drained_at=None if drain is None else float(drain.get("at", 0.0)),
             drained_by="" if drain is None else str(drain.get("by", "")),
-            new_games=new_games(node.held.get("games", {})) if gathering else 0,
+            new_games=number_of("new", node.held.get("games", {})) if gathering else 0,
         )
 
 

@@ -55,16 +55,16 @@ def test_games_of_several_nodes_are_gathered_each_once(store: Store, tmp_path: P
 
 
 def test_what_a_node_holds_is_counted(store: Store, node: Path, central: Path) -> None:
-    assert holdings(node) == {"new": {}, "gathered": {}}
+    assert holdings(node) == {"new": {}, "sent": {}, "gathered": {}}
     play(node, 3)
     play(node, 2, "hex4_3p")
     assert holdings(node)["new"] == {"hex5_2p": 3, "hex4_3p": 2}  # before the first export, counted
     send(store, node)
-    assert holdings(node)["new"] == {}
+    assert holdings(node) == {"new": {}, "sent": {"hex5_2p": 3, "hex4_3p": 2}, "gathered": {}}
     play(node, 4)
     assert holdings(node)["new"] == {"hex5_2p": 4}  # and after it, by the trigger
     take(store, central)
-    assert holdings(central) == {"new": {}, "gathered": {"hex5_2p": 3, "hex4_3p": 2}}
+    assert holdings(central) == {"new": {}, "sent": {}, "gathered": {"hex5_2p": 3, "hex4_3p": 2}}
 
 
 def test_holdings_cost_little_however_many_games(store: Store, node: Path) -> None:

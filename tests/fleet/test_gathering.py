@@ -22,7 +22,15 @@ class Rules:
 
 names = st.sampled_from([f"n{number:02}" for number in range(30)])
 members = st.lists(
-    st.builds(Member, names, st.booleans(), st.integers(0, 300), st.booleans(), st.sampled_from([None, True, False])),
+    st.builds(
+        Member,
+        names,
+        st.booleans(),
+        st.integers(0, 300),
+        st.booleans(),
+        st.sampled_from([None, True, False]),
+        st.sampled_from([0, 0, 70]),
+    ),
     unique_by=lambda member: member.node_id,
     max_size=30,
 )
@@ -41,12 +49,16 @@ def test_only_nodes_that_are_due_are_asked_and_no_more_than_fit(
     due = set()
     for name, member in by_name.items():
         memory = known.get(name, Memory(NOW))
-        enough = member.new >= policy.min_games or member.draining or NOW - memory.since >= policy.flush_after
-        if member.live and member.new and enough and memory.not_before <= NOW:
+        enough = (
+            member.new >= policy.min_games
+            or (member.draining and member.new)
+            or NOW - memory.since >= policy.flush_after
+        )
+        if member.live and (member.new or member.sent) and enough and memory.not_before <= NOW:
             due.add(name)
     assert len(plan.ask) == len(set(plan.ask)) == min(len(due), policy.max_nodes_per_cycle)
     assert set(plan.ask) <= due
-    assert plan.memories.keys() == {member.node_id for member in found if member.new}
+    assert plan.memories.keys() == {member.node_id for member in found if member.new or member.sent}
     assert decide(list(reversed(found)), known, policy, NOW) == plan or set(
         decide(list(reversed(found)), known, policy, NOW).ask
     ) == set(plan.ask)
@@ -138,6 +150,7 @@ def test_what_a_node_says_of_its_games_is_read_as_far_as_it_is_sound() -> None:
     assert Member.of(node, NOW) == Member("n1", live=True, new=0, central=True)
     held = {"games": {"new": {"hex5_2p": 7, "hex4_2p": -3, "x": "many", "y": None, "z": True}}}
     assert Member.of(replace(node, held=held), NOW).new == 7
+    assert Member.of(replace(node, held={"games": {"sent": {"hex5_2p": 7}}}), NOW).sent == 7
     assert Member.of(replace(node, held={"games": {"unreadable": "why"}}), NOW).new == 0
     assert Member.of(replace(node, held={"games": {"new": [1]}}, marks={"drain": {}}), NOW).draining
     assert not Member.of(node, NOW + 60).live

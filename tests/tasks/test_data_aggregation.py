@@ -61,9 +61,13 @@ def test_the_games_of_all_nodes_come_to_the_central_one(stage: Stage, tmp_path: 
     assert done["bytes"] == done["bytes_exported"] > 0
     assert gathered(tmp_path / "n1") == played
     held = {node.node_id: node.held["games"] for node in stage.nodes["n1"].nodes.all()}
-    assert held["n1"] == {"new": {}, "gathered": {"hex5_2p": 22, "hex4_3p": 30}}
-    assert held["n2"] == {"new": {}, "gathered": {}}
+    assert held["n1"] == {"new": {}, "sent": {"hex5_2p": 12}, "gathered": {"hex5_2p": 22, "hex4_3p": 30}}
+    assert held["n2"] == {"new": {}, "sent": {"hex4_3p": 30}, "gathered": {}}
     assert stage.run()["asked"] == 0  # what was gathered is not new any more
+    stage.nodes.report()
+    assert stage.run(after=1_800)["asked"] == 3  # to hear what became of what they sent
+    assert stage.run(after=1_800)["asked"] == 0
+    assert keys(stage.store, "receipts") == []
     assert stage.notices() == []
 
 
