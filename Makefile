@@ -34,7 +34,7 @@ format: $(STAMP) ## rewrite to the house format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP) ## print the benchmarks' ratios (about twenty minutes)
+bench: $(STAMP) ## print the benchmarks' ratios (about twenty-five minutes)
 	$(BIN)/python benchmarks/tick_cost.py
 	$(BIN)/python benchmarks/punctuality.py
 	$(BIN)/python benchmarks/job_queue.py
