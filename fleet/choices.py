@@ -1,10 +1,14 @@
 """What the results of games say about strength, counted: who was chosen from among whom.
 
 Plackett and Luce read a ranking as a row of choices: the first is chosen from among everybody, the second
-from among those left, and so on. A tie says nothing about the order of those that share a place, so it is
-the average of all orders in which they can stand. The average needs no list of orders: of the players that
-tie, every subset of a given size is equally likely to be what is left. So a tie of two is half a win each
-way, and a result of n players is at most 2^n - 1 choices.
+from among those left, and so on. A tie is the average of all orders in which those that share a
+place can stand. The average needs no list of orders: of the players that tie, every subset of a given size is
+equally likely to be what is left. So a draw of two is half a win each way, and a result of n players is at
+most 2^n - 1 choices.
+
+But losers that share the last place are not told apart: many games only name a winner. What such a result
+shows is the sum over all their orders, and that is the row of choices without theirs. To average here would
+say that the strong loser is as weak as the others, the more surely the more games there are.
 
 Everything is counted in whole numbers, in units of 1 / SCALE of a choice. Sums of whole numbers do not
 depend on their order, so nothing that follows from them does.
@@ -90,7 +94,8 @@ def count(outcomes: Mapping[Outcome, int]) -> Choices:
         if times_each.min() < 0:
             raise ValueError(f"a result cannot have happened {times_each.min()} times")
         _add_to(record, ranks, played, times_each)
-        as_chosen = dict.fromkeys(range(len(ranks)), SCALE)
+        untold = _untold(ranks)
+        as_chosen = {seat: SCALE for seat in range(len(ranks)) if seat not in untold}
         for seats, weight in stages(ranks):
             if len(seats) == 1:  # the one that is left is chosen from nobody
                 as_chosen[seats[0]] -= weight
@@ -105,13 +110,21 @@ def count(outcomes: Mapping[Outcome, int]) -> Choices:
 def stages(ranks: tuple[int, ...]) -> tuple[tuple[tuple[int, ...], int], ...]:
     """The sets of seats from which such a result chooses, and how often each, in 1 / SCALE."""
     found = []
-    for rank in sorted(set(ranks)):
+    untold = _untold(ranks)
+    for rank in sorted({rank for seat, rank in enumerate(ranks) if seat not in untold}):
         tied = [seat for seat, other in enumerate(ranks) if other == rank]
         worse = [seat for seat, other in enumerate(ranks) if other > rank]
         for size in range(1, len(tied) + 1):
             weight = SCALE // comb(len(tied), size)
             found += [(tuple(sorted([*left, *worse])), weight) for left in combinations(tied, size)]
     return tuple(found)
+
+
+def _untold(ranks: tuple[int, ...]) -> frozenset[int]:
+    """The seats that share the last place behind somebody."""
+    last = max(ranks)
+    seats = frozenset(seat for seat, rank in enumerate(ranks) if rank == last)
+    return seats if 1 < len(seats) < len(ranks) else frozenset()
 
 
 def _by_pattern(

@@ -105,14 +105,19 @@ def test_every_number_is_finite_and_of_a_hundredth(outcomes: dict[Outcome, int])
 
 
 def posterior(outcomes: dict[Outcome, int], strengths: Mapping[str, float], prior: float) -> float:
-    """The logarithm of how likely such strengths are: of every order that a result can stand for, and of the prior."""
+    """The logarithm of how likely such strengths are: of every order that a result can stand for, and of the prior.
+
+    Of losers that share the last place it is the sum over their orders that counts: the result as it was seen.
+    """
     total = sum(prior * (s / 2 - math.log1p(math.exp(s))) for s in strengths.values())
     for (participants, ranks), times in outcomes.items():
         seats = permutations(range(len(ranks)))
         orders = [order for order in seats if [ranks[seat] for seat in order] == sorted(ranks)]
         for order in orders:
             left = [strengths[participants[seat]] for seat in order]
-            chance = sum(left[i] - math.log(sum(map(math.exp, left[i:]))) for i in range(len(left)))
+            last = ranks.count(max(ranks))
+            told = len(left) - last if last < len(left) else len(left)
+            chance = sum(left[i] - math.log(sum(map(math.exp, left[i:]))) for i in range(told))
             total += times * chance / len(orders)
     return total
 
@@ -247,6 +252,21 @@ def test_who_shares_the_first_place_has_drawn_and_the_others_have_lost() -> None
     ratings = rate({outcome("bcd", (1, 1, 3)): 7}, {})
     assert [(r.wins, r.losses, r.draws) for r in ratings.values()] == [(0, 0, 7), (0, 0, 7), (0, 7, 0)]
     assert ratings["b"].rating == ratings["c"].rating > ratings["d"].rating
+
+
+def test_losers_that_share_the_last_place_are_as_strong_as_all_their_orders_together_say() -> None:
+    """Games in which d is weakest, and of which only the winner is known, are rated as if they had been told."""
+    strengths = {"a": 1.5, "b": 1.0, "c": 0.0, "d": -1.0}
+    games: dict[Outcome, int] = {}
+    for table in ("abc", "abd", "acd", "bcd"):
+        total = sum(math.exp(strengths[name]) for name in table)
+        for winner in table:
+            result = outcome(table, [1 if name == winner else 2 for name in table])
+            games[result] = round(100_000 * math.exp(strengths[winner]) / total)
+    rated = rate(games, {})
+    for name in "bcd":
+        told = (strengths["a"] - strengths[name]) * 400 / math.log(10)
+        assert abs(rated.difference("a", name)[0] - told) < 2
 
 
 @pytest.mark.parametrize("players", range(2, MAX_PLAYERS + 1))

@@ -110,19 +110,26 @@ def test_choix_and_openspiel_rate_random_duels_with_draws_the_same(seed: int) ->
 
 @pytest.mark.parametrize("seed", range(3))
 def test_choix_rates_random_games_of_three_and_four_with_ties_the_same(seed: int) -> None:
-    """choix knows no ties, so it gets every order that a result can stand for, as often as it is likely."""
+    """choix knows no ties, so it gets the choices of every order that a result can stand for, as often as it is
+    likely, and none among losers that share the last place."""
     rng = np.random.default_rng(seed)
     names = [f"m{i}" for i in range(7)]
     strengths = rng.normal(0, 0.7, len(names))
     games: Counter[Outcome] = Counter()
-    rankings: list[tuple[int, ...]] = []
+    chosen: list[tuple[int, tuple[int, ...]]] = []
     for _ in range(150):
         seats = [int(seat) for seat in rng.permutation(len(names))[: rng.integers(3, 5)]]
         luck = [int(np.floor(2 * (strengths[seat] + rng.gumbel()))) for seat in seats]  # whole numbers tie
         ranks = [1 + sum(other > own for other in luck) for own in luck]
         games[outcome([names[seat] for seat in seats], ranks)] += 1
         orders = [o for o in permutations(range(len(seats))) if [ranks[i] for i in o] == sorted(ranks)]
-        rankings += [tuple(seats[i] for i in order) for order in orders for _ in range(24 // len(orders))]
-    assert any(len(set(ranks)) < len(ranks) for _, ranks in games)
-    theirs = choix.ilsr_rankings(len(names), rankings, alpha=0.0, max_iter=500, tol=1e-9)
+        last = ranks.count(max(ranks))
+        told = len(seats) - (last if last < len(seats) else 1)
+        for order in orders:
+            standing = [seats[i] for i in order]
+            choices = [(standing[place], tuple(standing[place + 1 :])) for place in range(told)]
+            chosen += [choice for choice in choices for _ in range(24 // len(orders))]
+    assert any(1 < ranks.count(rank) < len(ranks) and rank < max(ranks) for _, ranks in games for rank in ranks)
+    assert any(1 < ranks.count(max(ranks)) < len(ranks) for _, ranks in games)
+    theirs = choix.ilsr_top1(len(names), chosen, alpha=0.0, max_iter=500, tol=1e-9)
     assert np.abs(ours(dict(games), names) - centred(theirs)).max() < 0.02
