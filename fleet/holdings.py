@@ -12,14 +12,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fleet import games, models
+from fleet import games, matches, models
 from fleet.nodes import HELD, NodeRegistry
 
 #: Reads one part from a node's data directory; cheap, and empty when there is nothing yet.
 Read = Callable[[Path], Mapping[str, Any]]
 
 #: By part, who reads it.
-READERS: Mapping[str, Read] = {"games": games.holdings, "models": models.holdings}
+READERS: Mapping[str, Read] = {
+    "matches": matches.holdings,
+    "games": games.holdings,
+    "models": models.holdings,
+}
 
 #: Seconds after which what has not changed is said again, for a server that lost it.
 AGAIN_AFTER = 60.0

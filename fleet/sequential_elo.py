@@ -36,8 +36,15 @@ def sequential_elo(games: Iterable[Game], anchors: Mapping[str, float]) -> dict[
     the order only.
     """
     ratings: dict[str, float] = {}
-    played: Counter[str] = Counter()
-    for game in sorted(games):
+    replay(sorted(games), anchors, ratings, Counter())
+    return {name: round(ratings[name], 2) + 0.0 for name in sorted(ratings)}
+
+
+def replay(
+    games: Iterable[Game], anchors: Mapping[str, float], ratings: dict[str, float], played: Counter[str]
+) -> None:
+    """Go on from `ratings`, not rounded, and the games `played` so far, with games in their order; both are changed."""
+    for game in games:
         for name in game.participants:
             ratings.setdefault(name, anchors.get(name, INITIAL))
         before = [ratings[name] for name in game.participants]
@@ -45,7 +52,6 @@ def sequential_elo(games: Iterable[Game], anchors: Mapping[str, float]) -> dict[
             if name not in anchors:
                 ratings[name] += _k(ratings[name], played[name]) * gain
             played[name] += 1
-    return {name: round(ratings[name], 2) + 0.0 for name in sorted(ratings)}
 
 
 def _gains(ratings: Sequence[float], ranks: Sequence[int]) -> list[float]:
