@@ -34,6 +34,7 @@ from schedules.backoff import Backoff
 from schedules.plan import Cadence, load
 from tasks.auto_scaling import Options as Scaling
 from tasks.data_aggregation import Options as Aggregation
+from tasks.elo_sync import Options as EloSync
 from tasks.health_aggregation import Options as Health
 from tasks.idle_detection import Options as Idleness
 from tasks.ip_discovery import Options as Discovery
@@ -177,6 +178,7 @@ def test_every_argument_of_the_decorator_and_field_of_a_tick_is_listed() -> None
         ("Options of ip_discovery", Discovery, {}, set()),
         ("Inventory", StaticNode, {}, {"host", "tailscale_ip", "public_ip", "ssh_user", "ssh_key"}),
         ("Public address", PublicAddress, {}, set()),
+        ("Options of elo_sync", EloSync, {}, set()),
         ("Options of job_reaper", Reaper, {}, set()),
         ("Options of auto_scaling", Scaling, {}, {"local", "docker", "command", "simulated"}),
         ("Options of model_sync", Models, {}, set()),
