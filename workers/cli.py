@@ -14,7 +14,7 @@ import click
 
 from fleet.kinds import CENTRAL
 from schedules.plan import Plan, PlanError
-from workers import cli_cluster, cli_jobs, cli_loops, cli_models, cli_nodes, cli_scale, datadir
+from workers import cli_cluster, cli_elo, cli_jobs, cli_loops, cli_models, cli_nodes, cli_scale, datadir
 from workers.cli_cluster import DURATION, URL, Parsed, fail
 from workers.datadir import UpError
 from workers.settings import VERSION, Settings, SettingsError, check_node_id
@@ -40,6 +40,7 @@ for _command in (
     cli_jobs.jobs,
     cli_models.models,
     cli_scale.scale,
+    cli_elo.elo,
     cli_cluster.leader,
     cli_loops.run,
     cli_loops.pause,
