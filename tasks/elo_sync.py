@@ -43,15 +43,16 @@ def elo_sync(fleet: Fleet, options: Options, tick: Tick) -> Counts:
     ratings follow from the set. Nodes that agree already cost one small reading of the registry.
     """
     began = time.monotonic()
-    training = _training(fleet) if options.skip_while_training else set()
-    if fleet.node_id in training:
-        tick.next_after(options.training_retry)
-        return {"skipped_training": 1}
     held = fleet.nodes.holdings("matches", tick.now)
     others = {node: str(part.get("digest", "")) for node, part in held.items() if node != fleet.node_id}
-    reached = {node: digest for node, digest in others.items() if node not in training}
     with opened(fleet.data / FILE) as matches:
         adopted = matches.adopt()
+        differ = any(digest != matches.state().hex for digest in others.values())
+        training = _training(fleet) if differ and options.skip_while_training else set()
+        if fleet.node_id in training:
+            tick.next_after(options.training_retry)
+            return {"skipped_training": 1}
+        reached = {node: digest for node, digest in others.items() if node not in training}
         seconds = SHARE * (tick.deadline - tick.now) - (time.monotonic() - began)
         done = exchange(
             matches,

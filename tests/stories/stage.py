@@ -10,6 +10,7 @@ from fleet.fleet import Fleet
 from fleet.jobs import JobSpec
 from tasks.auto_scaling import auto_scaling
 from tasks.data_aggregation import data_aggregation
+from tasks.elo_sync import elo_sync
 from tasks.health_aggregation import health_aggregation
 from tasks.job_reaper import job_reaper
 from tasks.loop import Counts, Loop, Options, Tick, loop
@@ -130,6 +131,7 @@ LOOPS = {
         tailscale_recovery,
         auto_scaling,
         data_aggregation,
+        elo_sync,
     )
 }
 
