@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -80,6 +81,7 @@ def _settle(db: sqlite3.Connection, config: str, rules: Rules) -> bool:
     with reading(db):
         query = "SELECT generation, last_ms FROM backbeat_configs WHERE config = ?"
         generation, last_ms = db.execute(query, (config,)).fetchone()
+        last_ms = min(last_ms, round(time.time() * 1000))  # a clock that is ahead takes history nowhere
         counted = outcomes(db, config)
         past = _past(db, config, last_ms) if not _has_history(db, config) else []
         sequence = match_sequence.play(db, config, rules.anchors, rules.key)

@@ -121,7 +121,7 @@ def connect(path: Path) -> sqlite3.Connection:
     """The database, with every table and column that is needed, in WAL. Close it. Raises sqlite3.Error."""
     # as an address, so that another database can be attached for reading only
     uri = path.absolute().as_uri()
-    db = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    db = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
     try:
         db.execute("PRAGMA synchronous = NORMAL")
         db.execute("PRAGMA trusted_schema = OFF")

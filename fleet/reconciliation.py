@@ -131,6 +131,8 @@ class Reconciliation:
         db, said = self._matches.db, answer["ranges"]
         for (low, high), each in zip(self._sent, said, strict=True):
             if "elements" in each:
+                if len(each["elements"]) > 2 * UNSPLIT:
+                    raise ValueError(f"{len(each['elements'])} elements listed at once")
                 theirs = {_element(parts) for parts in each["elements"]}
                 mine = set(match_ranges.listed(db, low, high))
                 self._pull += sorted(theirs - mine)
