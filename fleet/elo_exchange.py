@@ -10,13 +10,11 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from fleet.asking import Answered
-from fleet.match import compact
 from fleet.match_set import MatchSet, Merged
 from fleet.reconciliation import Nonsense, Reconciliation
 
@@ -131,19 +129,3 @@ def _over(node: str, exchange: Reconciliation, done: Exchanged) -> None:
     done.pushed += exchange.pushed
     done.conflicting += exchange.pushed_conflicts
     done.unaccepted += exchange.unaccepted
-
-
-def newly_corrupt(db: sqlite3.Connection, corrupt: Mapping[str, int]) -> list[str]:
-    """The nodes with more files set aside than was told before; now it is told."""
-    known = dict(db.execute("SELECT node, corrupt FROM backbeat_peers"))
-    news = sorted(node for node, number in corrupt.items() if number > known.get(node, 0))
-    db.executemany(
-        "INSERT INTO backbeat_peers (node, corrupt) VALUES (?, ?) ON CONFLICT DO UPDATE SET corrupt = excluded.corrupt",
-        [(node, corrupt[node]) for node in news],
-    )
-    return news
-
-
-def told(reasons: Counter[str]) -> str:
-    """Why matches were refused, in one line."""
-    return "; ".join(f"{number} x {why}" for why, number in reasons.most_common(5)) or compact({})

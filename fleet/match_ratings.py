@@ -24,6 +24,8 @@ from fleet.rating import ALGORITHM, Outcome, Rated, Ratings, rate
 from fleet.ratings import MIN_GAMES
 
 DEFAULT_ANCHORS: Mapping[str, float] = {"random": 400.0}
+#: The mark of a node that has nothing to rate.
+NO_RULES = "-"
 #: Elo that a rating moves before it is worth a row of history.
 WORTH_A_ROW = 0.5
 #: Seconds that a row of history stands for: a change within them replaces it.
@@ -50,13 +52,28 @@ class Rules:
         """Changes whenever the same matches would be rated otherwise."""
         return compact([ALGORITHM, sorted(self.anchors.items()), self.prior, self.min_games])
 
+    @property
+    def mark(self) -> str:
+        return mark(self.key)
+
     def rate(self, outcomes: Mapping[Outcome, int]) -> Ratings:
         return rate(outcomes, self.anchors, prior=self.prior)
 
 
-def settled(db: sqlite3.Connection) -> bool:
-    """Whether the ratings are of the matches that are here, whatever the rules."""
-    return db.execute("SELECT 1 FROM backbeat_configs WHERE rated < generation LIMIT 1").fetchone() is None
+def settled(db: sqlite3.Connection) -> str:
+    """The mark of the rules by which all ratings here are of the matches here; empty when some are behind.
+
+    A node without matches has the mark of no rules.
+    """
+    if db.execute("SELECT 1 FROM backbeat_configs WHERE rated < generation LIMIT 1").fetchone() is not None:
+        return ""
+    keys = [key for (key,) in db.execute("SELECT DISTINCT rules FROM backbeat_configs")]
+    return mark(keys[0]) if len(keys) == 1 else "" if keys else NO_RULES
+
+
+def mark(key: str) -> str:
+    """What stands for rules where there is little room."""
+    return hash_of(key).hex()[:8]
 
 
 def settle(db: sqlite3.Connection, rules: Rules) -> list[str]:

@@ -154,6 +154,21 @@ class MatchSet:
         with writing(self.db):
             return self._tell_types(news)
 
+    # what the operator is told --------------------------------------------------------------------------
+
+    def is_news(self, what: str, number: int) -> bool:
+        """Whether a number has grown since this was asked last."""
+        row = self.db.execute("SELECT number FROM backbeat_told WHERE what = ?", (what,)).fetchone()
+        if number <= (0 if row is None else row[0]):
+            return False
+        self.db.execute("INSERT OR REPLACE INTO backbeat_told VALUES (?, ?)", (what, number))
+        return True
+
+    def refusals(self, most: int = 5) -> list[tuple[str, int]]:
+        """The most frequent reasons for which something was set aside, of what is kept."""
+        query = "SELECT reason, count(*) FROM backbeat_set_aside GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT ?"
+        return self.db.execute(query, (most,)).fetchall()
+
     # what is written here by others ---------------------------------------------------------------------
 
     def pending(self) -> bool:

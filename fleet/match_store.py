@@ -109,8 +109,8 @@ CREATE TABLE IF NOT EXISTS backbeat_best (config TEXT, at REAL, participant TEXT
     PRIMARY KEY (config, at)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS backbeat_set_aside (hash BLOB PRIMARY KEY, at REAL, source TEXT, reason TEXT, content TEXT)
     WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS backbeat_peers (node TEXT PRIMARY KEY, tried_at REAL DEFAULT 0,
-    corrupt INTEGER DEFAULT 0) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS backbeat_peers (node TEXT PRIMARY KEY, tried_at REAL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS backbeat_told (what TEXT PRIMARY KEY, number INTEGER) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS backbeat_set (version INTEGER, matches INTEGER, elements INTEGER, digest BLOB,
     conflicts INTEGER, refused INTEGER);
 """

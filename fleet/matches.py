@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from fleet.match_ratings import settled
+from fleet.match_ratings import NO_RULES, settled
 from fleet.match_set import MatchSet
 from fleet.match_store import FILE, connect, is_corrupt, is_foreign, mend, set_aside
 
@@ -48,23 +48,23 @@ def opened(path: Path) -> Iterator[MatchSet]:
 def holdings(data: Path) -> Mapping[str, Any]:
     """What a node holds of matches, for the registry. Rows that jobs have appended since are adopted first.
 
-    `settled`: its ratings are of these matches. Others stand there only when they are not 0: `conflicts`,
-    `refused` rows, and `corrupt` files that were set aside.
+    `settled` is the mark of the rules by which its ratings follow from just these matches, else empty. Others
+    stand there only when they are not 0: `conflicts`, `refused` rows, and `corrupt` files that were set aside.
     """
     path = data / FILE
-    if not path.exists() and not _corrupt(data):
-        return {"count": 0, "digest": "0" * 32, "settled": True}
+    if not path.exists() and not corrupt_files(data):
+        return {"count": 0, "digest": "0" * 32, "settled": NO_RULES}
     with opened(path) as matches:
         adopted = matches.adopt()
         if adopted.changed or adopted.refused:
             log.info("%d matches taken in from jobs, %d refused", adopted.merged, adopted.refused)
         state = matches.state()
         said: dict[str, Any] = {"count": state.matches, "digest": state.hex, "settled": settled(matches.db)}
-        more = {"conflicts": state.conflicts, "refused": state.refused, "corrupt": _corrupt(data)}
+        more = {"conflicts": state.conflicts, "refused": state.refused, "corrupt": corrupt_files(data)}
         return said | {name: number for name, number in more.items() if number}
 
 
-def _corrupt(data: Path) -> int:
+def corrupt_files(data: Path) -> int:
     """How many files were set aside; their -wal and -shm do not count."""
     return len([each for each in data.glob(f"{FILE}.corrupt-*") if each.suffix.rpartition("-")[2].isdecimal()])
 

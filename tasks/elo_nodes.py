@@ -11,7 +11,8 @@ from fleet.fleet import Fleet
 from fleet.match_ranges import Element, Key, Sum
 from fleet.match_set import MatchSet
 from fleet.match_store import FILE
-from fleet.matches import opened
+from fleet.matches import corrupt_files, opened
+from fleet.notices import Notice
 from fleet.reconciliation import read_element, read_key, read_sum
 from tasks.node import Answer, Arguments, node_task
 
@@ -56,6 +57,17 @@ def rules(fleet: Fleet) -> match_ratings.Rules:
     return match_ratings.Rules(options.anchors, options.prior, options.min_games)
 
 
+def tell(fleet: Fleet, matches: MatchSet) -> None:
+    """Tell the operator what of this node's is new and wrong: rows that were refused, and files that were damaged."""
+    refused = matches.state().refused
+    if matches.is_news("refused", refused):
+        why = "; ".join(f"{number} x {reason}" for reason, number in matches.refusals())
+        fleet.notices.send(Notice("Matches refused", f"{fleet.node_id}: {refused} set aside so far: {why}", "warning"))
+    if matches.is_news("corrupt", corrupt_files(fleet.data)):
+        body = f"{fleet.node_id}: kept as {FILE}.corrupt-*, and the other nodes fill a new one"
+        fleet.notices.send(Notice("Damaged ratings set aside", body, "error"))
+
+
 def _said(matches: MatchSet, answer: dict[str, Any]) -> Answer:
     return {**answer, "digest": matches.state().hex}
 
@@ -66,6 +78,7 @@ def elo_compare(fleet: Fleet, arguments: Compare) -> Answer:
     asked: list[Sum] = arguments.ranges
     with opened(fleet.data / FILE) as matches:
         matches.adopt()
+        tell(fleet, matches)
         return _said(matches, {"ranges": reconciliation.compare(matches, asked)})
 
 
@@ -93,6 +106,8 @@ def elo_take(fleet: Fleet, arguments: Take) -> Answer:
     with opened(fleet.data / FILE) as matches:
         matches.adopt()
         merged = matches.take(arguments.model_dump(), arguments.source)
+        if merged.refused:
+            tell(fleet, matches)
         if arguments.settle:
             match_ratings.settle(matches.db, rules(fleet))
         said = _said(matches, {name: getattr(merged, name) for name in ("merged", "known", "conflicting", "refused")})

@@ -10,15 +10,15 @@ import tasks.loop
 from fleet import match_ratings
 from fleet.elo_board import EloBoard
 from fleet.elo_documents import documents
-from fleet.elo_exchange import Exchanged, exchange, newly_corrupt, told
+from fleet.elo_exchange import Exchanged, exchange
 from fleet.fleet import Fleet
 from fleet.job import JobStatus
-from fleet.match_set import MatchSet, Merged
+from fleet.match_set import MatchSet
 from fleet.match_store import FILE
 from fleet.matches import opened
-from fleet.notices import Notice, listed
+from fleet.notices import Notice
 from schedules.durations import Seconds
-from tasks.elo_nodes import rules
+from tasks.elo_nodes import rules, tell
 from tasks.loop import Counts, Tick, loop
 
 #: Of the time that is left, what the exchange may take: rating and publishing come after it.
@@ -64,13 +64,17 @@ def elo_sync(fleet: Fleet, options: Options, tick: Tick) -> Counts:
             most=options.max_nodes_per_cycle,
         )
         rated = match_ratings.settle(matches.db, rules(fleet))
-        unsettled = [node for node in reached if held[node].get("settled") is False and node not in done.silent]
+        fine = (rules(fleet).mark, match_ratings.NO_RULES)
+        behind = {node for node in reached if held[node].get("settled") not in fine} - done.silent - done.failed.keys()
+        unsettled = [node for node in behind if done.heard[node] == matches.state().hex]
         if unsettled:
             fleet.call({node: ("elo_take", {"settle": True}) for node in unsettled}, options.answer_timeout)
-        published = _publish(fleet, matches, done, tick)
+        published = _publish(fleet, matches, done, tick, anew=bool(rated))
         state = matches.state()
-        corrupt = {node: number for node, part in held.items() if type(number := part.get("corrupt")) is int}
-        _tell(fleet, adopted + done.pulled, done, newly_corrupt(matches.db, corrupt), state.conflicts)
+        tell(fleet, matches)
+    if adopted.conflicting or done.pulled.conflicting or done.conflicting:
+        body = f"{state.conflicts} ids of matches are claimed by several contents; the smallest hash is in effect"
+        fleet.notices.send(Notice("Matches contradict each other", body, "warning"))
     fleet.report_holdings()
     if done.unfinished:
         tick.next_after(1.0)
@@ -90,7 +94,7 @@ def elo_sync(fleet: Fleet, options: Options, tick: Tick) -> Counts:
         "failed": len(done.failed),
         "refused": adopted.refused + done.pulled.refused + done.unaccepted,
         "conflicts": state.conflicts,
-        "corrupt": sum(corrupt.values()),
+        "corrupt": sum(number for part in held.values() if type(number := part.get("corrupt")) is int),
     }
     return counts | {name: number for name, number in more.items() if number}
 
@@ -100,10 +104,10 @@ def _training(fleet: Fleet) -> set[str]:
     return {job.node for job in running if job.node}
 
 
-def _publish(fleet: Fleet, matches: MatchSet, done: Exchanged, tick: Tick) -> bool:
+def _publish(fleet: Fleet, matches: MatchSet, done: Exchanged, tick: Tick, *, anew: bool) -> bool:
     """Say where everybody stands, when that is new; a node that knows less than what is published stays silent."""
     board, digest = EloBoard(fleet.redis), matches.state().hex
-    if board.digest() == digest:
+    if board.digest() == digest and not anew:
         return False
     min_games = fleet.options.ratings.min_games
     found = documents(fleet.data / FILE, now=tick.now, node_id=fleet.node_id, digest=digest, min_games=min_games)
@@ -112,14 +116,3 @@ def _publish(fleet: Fleet, matches: MatchSet, done: Exchanged, tick: Tick) -> bo
         return False
     board.publish(found, digest, fence=tick.fence)
     return True
-
-
-def _tell(fleet: Fleet, merged: Merged, done: Exchanged, corrupt: list[str], conflicts: int) -> None:
-    if merged.conflicting or done.conflicting:
-        body = f"{conflicts} ids of matches are claimed by several contents; the smallest hash is in effect everywhere"
-        fleet.notices.send(Notice("Matches contradict each other", body, "warning"))
-    if merged.refused:
-        fleet.notices.send(Notice("Matches refused", f"{merged.refused} set aside: {told(merged.reasons)}", "warning"))
-    if corrupt:
-        body = f"on {listed(corrupt, ', ')}: kept as {FILE}.corrupt-*, and the other nodes fill a new one"
-        fleet.notices.send(Notice("Damaged ratings set aside", body, "error"))

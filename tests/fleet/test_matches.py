@@ -126,7 +126,7 @@ def test_the_original_reads_and_writes_on_in_a_file_that_was_ours_first(tmp_path
             " ON CONFLICT(participant_id, board_type, num_players) DO UPDATE SET rating = 1500"
         )
         assert db.execute("SELECT rating FROM elo_ratings WHERE participant_id = 'a'").fetchone()[0] > 1500
-    assert holdings(tmp_path) == {"count": 2, "digest": holdings(tmp_path)["digest"], "settled": False}
+    assert holdings(tmp_path) == {"count": 2, "digest": holdings(tmp_path)["digest"], "settled": ""}
 
 
 # the door ------------------------------------------------------------------------------------------------
@@ -249,6 +249,9 @@ def test_an_exclusion_may_come_before_its_match(tmp_path: Path) -> None:
         two.merge([played(1), played(2)])
         assert two.exclude([("m00001", "crashed"), ("m00001", "crashed")]) == 1
         assert one.state() == two.state()
+        for found in (one, two):
+            assert found.exclude([("m00001", "it had cheated too")]) == 1
+            assert verify(found).sound
         assert outcomes(one.db, "hex8_2p") == outcomes(two.db, "hex8_2p") == {(("a", "b"), (1, 2)): 1}
 
 
@@ -317,7 +320,7 @@ def test_a_new_node_knows_where_a_configuration_was_heading(tmp_path: Path) -> N
 
 
 def test_a_node_without_a_file_holds_nothing_and_none_is_made(tmp_path: Path) -> None:
-    assert holdings(tmp_path) == {"count": 0, "digest": "0" * 32, "settled": True}
+    assert holdings(tmp_path) == {"count": 0, "digest": "0" * 32, "settled": "-"}
     assert list(tmp_path.iterdir()) == []
 
 
@@ -332,7 +335,7 @@ def test_damage_that_shows_only_later_sets_the_file_aside_too(tmp_path: Path) ->
     with pytest.raises(MatchesUnreadable, match="malformed"), opened(path) as found:
         list(found.db.execute("SELECT * FROM match_history"))
     assert path.with_name(f"{FILE}.corrupt-1").exists()
-    assert holdings(tmp_path) == {"count": 0, "digest": "0" * 32, "settled": True, "corrupt": 1}
+    assert holdings(tmp_path) == {"count": 0, "digest": "0" * 32, "settled": "-", "corrupt": 1}
 
 
 def test_a_second_damaged_file_does_not_replace_the_first(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from fleet.holdings import READERS
 from fleet.job import JobSpec
 from fleet.jobs import Holder
 from fleet.match import Match
+from fleet.match_ratings import Rules
 from fleet.match_store import FILE
 from fleet.matches import holdings
+from fleet.options import FleetOptions
+from fleet.rating_options import RatingOptions
 from tasks.elo_sync import Options, elo_sync
 from tasks.loop import Tick
 from tests.fleet.match_stage import T0, matches, played, published, row, write_original
@@ -79,7 +83,7 @@ def test_a_node_that_is_silent_holds_nobody_up_and_catches_up_later(nodes: Nodes
     add(nodes, "n0", played(1))
     add(nodes, "n1", played(2))
     nodes.away.add("n1")
-    counts, _ = sync(nodes, answer_timeout=0.3)
+    counts, _ = sync(nodes, answer_timeout=2.0)
     assert (counts["silent"], counts["agreed"]) == (1, 2)
     assert agreed(nodes, "n0", "n2")
     nodes.away.clear()
@@ -209,7 +213,31 @@ def test_ratings_that_are_behind_are_made_good_on_every_node(nodes: Nodes) -> No
     counts, _ = sync(nodes)
     assert counts["agreed"] == 3
     assert agreed(nodes)
-    assert all(nodes["n0"].nodes.holdings("matches", sync_now(nodes))[name]["settled"] for name in NAMES)
+    held = nodes["n0"].nodes.holdings("matches", sync_now(nodes))
+    assert {held[name]["settled"] for name in NAMES} == {Rules().mark}
+
+
+def test_other_rules_reach_every_node(nodes: Nodes) -> None:
+    for name in NAMES:
+        add(nodes, name, played(1, ("a", "random")))
+    sync(nodes)
+    options = FleetOptions(ratings=RatingOptions(anchors={"random": 500.0}))
+    for name in NAMES:
+        nodes.change(name, options=options)
+    counts, _ = sync(nodes)
+    assert (counts["rated"], counts["published"]) == (1, 1)
+    assert agreed(nodes)
+    assert EloBoard(nodes.redis).read()["hex8_2p"]["ranking"][0]["rating"] > 500
+
+
+def test_rows_that_were_refused_are_told_once_with_their_reason(nodes: Nodes) -> None:
+    with closing(write_original(nodes["n0"].data / FILE)) as db:
+        row(db, participant_ids=["a", "a"], rankings=[1, 2])
+    nodes.report()
+    sync(nodes)
+    sync(nodes)
+    ((_, notice),) = nodes["n0"].notices.recent()
+    assert (notice.title, notice.body) == ("Matches refused", "n0: 1 set aside so far: 1 x 'a' plays against itself")
 
 
 def sync_now(nodes: Nodes) -> float:
