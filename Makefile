@@ -40,6 +40,7 @@ bench: $(STAMP) ## print the benchmarks' ratios (about twenty-five minutes)
 	$(BIN)/python benchmarks/job_queue.py
 	$(BIN)/python benchmarks/reaper.py
 	$(BIN)/python benchmarks/rating.py
+	$(BIN)/python benchmarks/elo_merge.py
 	$(BIN)/python benchmarks/node_curve.py
 	$(BIN)/python benchmarks/discovery_curve.py
 	$(BIN)/python benchmarks/node_commands.py
