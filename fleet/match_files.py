@@ -193,7 +193,10 @@ _LOOK = f"""SELECT s.rowid, s.game_id, s.match_hash, s.ended_at_ms, s.metadata, 
     FROM source.match_history s LEFT JOIN main.match_history m ON m.game_id = s.game_id AND m.match_hash IS NOT NULL
     WHERE s.rowid > ? AND s.rowid <= ? AND s.match_hash IS NOT NULL AND {_SOUND} ORDER BY s.rowid"""  # noqa: S608
 #: What follows from other columns is not believed but made.
-_MADE = {"timestamp": "s.ended_at_ms / 1000.0", "duration_sec": f"{_DURATION} / 1000.0"}
+_MADE = {"timestamp": "s.ended_at_ms / 1000.0", "duration_sec": f"{_DURATION} / 1000.0"} | {
+    name: f"CAST(s.{name} AS TEXT)"  # it may be the same bytes as a blob
+    for name in ("participant_a", "participant_b", "participant_ids", "rankings", "winner", "board_type")
+}
 
 
 def _merge_ours(matches: MatchSet, path: Path, source: sqlite3.Connection, progress: Progress) -> Merged:

@@ -7,7 +7,7 @@ The new form has `participant_ids` and `rankings` as JSON, the old one `particip
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -132,6 +132,3 @@ def _decoded(text: Any) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         raise Refused(f"{text[:50]!r} is no JSON list") from None
-
-
-Read = Callable[[Row], Match]

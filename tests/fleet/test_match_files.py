@@ -76,6 +76,10 @@ def test_a_database_of_ours_comes_over_whole_and_only_once(tmp_path: Path, sourc
         "ended_at_ms = ended_at_ms + 1",
         "rankings = '[1, 2]'",
         "worker = ''",
+        "participant_ids = CAST(participant_ids AS BLOB)",
+        "winner = CAST(winner AS BLOB)",
+        "board_type = CAST(board_type AS BLOB)",
+        "duration_sec = '1.5'",
         'metadata = \'{"b": 1, "a": 2}\'',
     ],
 )

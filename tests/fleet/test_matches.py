@@ -367,6 +367,18 @@ def test_of_two_contents_the_smaller_hash_counts_whichever_came_first(tmp_path: 
             for each in order:
                 found.merge([each])
             assert found.find("m00001") == kept
+            assert sum(outcomes(found.db, "hex8_2p").values()) == 1
             assert found.state().conflicts == 1
             assert verify(found).sound
             assert MatchSet(found.db).state().elements == 2
+
+
+def test_a_content_that_takes_the_place_of_an_excluded_one_is_excluded_too(tmp_path: Path) -> None:
+    kept, lost = both(played(1, ranks=(1, 2)), played(1, ranks=(2, 1)))
+    with matches(tmp_path / FILE) as found:
+        found.merge([lost, played(2)])
+        found.exclude([("m00001", "crashed")])
+        found.merge([kept])
+        assert found.find("m00001") == kept
+        assert sum(outcomes(found.db, "hex8_2p").values()) == 1
+        assert verify(found).sound
