@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -382,3 +383,30 @@ def test_a_content_that_takes_the_place_of_an_excluded_one_is_excluded_too(tmp_p
         assert found.find("m00001") == kept
         assert sum(outcomes(found.db, "hex8_2p").values()) == 1
         assert verify(found).sound
+
+
+def test_threads_of_an_agent_and_jobs_write_at_the_same_time(tmp_path: Path) -> None:
+    path = tmp_path / FILE
+    with opened(path):
+        pass
+
+    def merge(first: int) -> None:
+        with opened(path) as found:
+            for number in range(first, first + 40, 10):
+                found.merge(map(played, range(number, number + 15)))
+                settle(found.db, Rules())
+
+    def append(first: int) -> None:
+        with closing(sqlite3.connect(path, timeout=10, isolation_level=None)) as job:
+            for number in range(first, first + 20):
+                row(job, participant_ids=["c", "d"], rankings=[1, 2], game_id=f"job{number}")
+        holdings(tmp_path)
+
+    with ThreadPoolExecutor(6) as pool:
+        for done in [*(pool.submit(merge, at) for at in (0, 20, 40)), *(pool.submit(append, at) for at in (0, 20, 40))]:
+            done.result()
+    with opened(path) as found:
+        settle(found.db, Rules())
+        assert verify(found).sound
+        assert found.state().matches == 85 + 60
+        assert sum(outcomes(found.db, "hex8_2p").values()) == 145

@@ -243,3 +243,21 @@ def test_rows_that_were_refused_are_told_once_with_their_reason(nodes: Nodes) ->
 def sync_now(nodes: Nodes) -> float:
     seconds, micro = nodes.redis.time()
     return float(seconds + micro / 1e6)
+
+
+def test_nodes_that_agree_cost_less_than_a_kilobyte_and_ask_each_other_nothing(nodes: Nodes) -> None:
+    add(nodes, "n0", *map(played, range(300)))
+    sync(nodes)
+    del nodes.asked[:]
+    sync(nodes)
+
+    def traffic() -> int:
+        stats = nodes.redis.info("stats")
+        return int(stats["total_net_input_bytes"]) + int(stats["total_net_output_bytes"])
+
+    tick = Tick(now=sync_now(nodes), deadline=sync_now(nodes) + 60)
+    quiet = -traffic() + traffic()
+    before = traffic()
+    elo_sync(nodes["n0"], Options(), tick)
+    assert traffic() - before - quiet < 1000
+    assert nodes.asked == []
