@@ -189,9 +189,9 @@ _TEXT = f"""CAST('["' || s.game_id || '","' || s.board_type || '_' || s.num_play
 _SHAPE = """s.board_type || char(10) || s.num_players || char(10) || s.participant_ids || char(10) || s.rankings
     || char(10) || coalesce(s.winner, '') || char(10) || s.participant_a || char(10) || s.participant_b"""
 _LOOK = f"""SELECT s.rowid, s.game_id, s.match_hash, s.ended_at_ms, s.metadata, s.tournament_id, s.worker, m.match_hash,
-    {_SHAPE}, {_TEXT}
+    {_SHAPE}, CASE WHEN {_SOUND} THEN {_TEXT} END
     FROM source.match_history s LEFT JOIN main.match_history m ON m.game_id = s.game_id AND m.match_hash IS NOT NULL
-    WHERE s.rowid > ? AND s.rowid <= ? AND s.match_hash IS NOT NULL AND {_SOUND} ORDER BY s.rowid"""  # noqa: S608
+    WHERE s.rowid > ? AND s.rowid <= ? AND s.match_hash IS NOT NULL ORDER BY s.rowid"""  # noqa: S608
 #: What follows from other columns is not believed but made.
 _MADE = {"timestamp": "s.ended_at_ms / 1000.0", "duration_sec": f"{_DURATION} / 1000.0"} | {
     name: f"CAST(s.{name} AS TEXT)"  # it may be the same bytes as a blob
@@ -251,7 +251,8 @@ def _merge_chunk(
     counted: list[list[Any]] = []
     new: list[int] = []
     known: list[int] = []
-    for row_id, match_id, stored, ended, there, found in _sound(db.execute(_LOOK, (first, edge)), shapes):
+    looked_at = [0]
+    for row_id, match_id, stored, ended, there, found in _sound(db.execute(_LOOK, (first, edge)), shapes, looked_at):
         if there is not None:
             if there == stored:
                 known.append(row_id)
@@ -268,9 +269,7 @@ def _merge_chunk(
             found[2] = ended
         elif ended < found[3]:
             found[3] = ended
-    query = "SELECT count(*) FROM source.match_history WHERE rowid > ? AND rowid <= ? AND match_hash IS NOT NULL"
-    ((rows,),) = db.execute(query, (first, edge))
-    whole = len(new) == rows
+    whole = len(new) == looked_at[0]
     _copy(db, first, edge, None if whole else new)
     for hour, hashes in hours.items():
         change.many(hour, len(hashes), xor_all(hashes))
@@ -282,17 +281,22 @@ def _merge_chunk(
     return Merged(merged=len(new), known=len(known)), None if whole else {*new, *known}
 
 
-def _sound(rows: Iterable[tuple[Any, ...]], shapes: dict[str, list[Any]]) -> Iterator[tuple[Any, ...]]:
+def _sound(
+    rows: Iterable[tuple[Any, ...]], shapes: dict[str, list[Any]], looked_at: list[int]
+) -> Iterator[tuple[Any, ...]]:
     """The rows whose hash is that of their content, and whose every part passes the door; each id once.
 
+    Adds to `looked_at` how many rows there were.
     A shape is a list: the result, or None, and how often it was counted, between which instants.
     """
     seen: set[str] = set()
     origins: set[tuple[Any, Any]] = set()
+    number = 0
     for row_id, match_id, stored, ended, metadata, tournament, worker, there, shape, text in rows:
+        number += 1
         if (found := shapes.get(shape)) is None:
             found = shapes[shape] = [_shape(shape), 0, 0, 0]
-        if found[0] is None or blake2b(text, digest_size=16).digest() != stored or match_id in seen:
+        if found[0] is None or text is None or blake2b(text, digest_size=16).digest() != stored or match_id in seen:
             continue
         if not is_id(match_id) or (metadata is not None and not _is_canonical(metadata)):
             continue
@@ -302,6 +306,7 @@ def _sound(rows: Iterable[tuple[Any, ...]], shapes: dict[str, list[Any]]) -> Ite
             origins.add((tournament, worker))
         seen.add(match_id)
         yield row_id, match_id, stored, ended, there, found
+    looked_at[0] += number
 
 
 def _copy(db: sqlite3.Connection, first: int, edge: int, chosen: Sequence[int] | None) -> None:

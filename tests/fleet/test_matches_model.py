@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+import pytest
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from fleet import match_ranges, reconciliation
 from fleet.asking import Answered
 from fleet.elo_exchange import exchange
-from fleet.match import Match
+from fleet.match import Match, match, result
 from fleet.match_audit import verify
-from fleet.match_ranges import FIRST, LAST
+from fleet.match_ranges import FIRST, LAST, Key
 from fleet.match_ratings import Rules, outcomes, settle
 from fleet.match_set import MatchSet
 from fleet.match_store import connect
@@ -183,3 +184,41 @@ def test_the_order_in_which_matches_come_does_not_matter(tmp_path: Path) -> None
         assert (done.pulled.merged, done.pushed) == (1000, 1001)
         assert left.state() == right.state()
         assert done.pulled.known < 10, "only what is missing travels"
+
+
+PLACES = st.tuples(
+    st.sampled_from([-2, -1, 0, 1, 3_599_999, 3_600_000, 3_600_001, 7_200_000, 2**50]), st.sampled_from("\0acmz")
+)
+
+
+@given(low=PLACES, high=PLACES)
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+def test_the_sum_of_a_range_is_that_of_its_elements(
+    full: MatchSet, low: match_ranges.Key, high: match_ranges.Key
+) -> None:
+    low, high = ((at, name.strip("\0")) for at, name in (low, high))
+    digest = 0
+    inside = [each for each in match_ranges.listed(full.db, FIRST, LAST) if low <= each.key < high]
+    for each in inside:
+        digest ^= int(each.hash, 16)
+    found = match_ranges.total(full.db, low, high)
+    assert (found.number, found.digest) == (len(inside), digest)
+    assert [(each.at, each.id) for each in match_ranges.listed(full.db, low, high)] == [each.key for each in inside]
+    parts = match_ranges.split(full.db, low, high) if low < high else []
+    assert sum(part.number for part in parts) == len(inside)
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MatchSet]:
+    """Matches at the edges of hours, another content, an exclusion and a baseline."""
+    with closing(connect(tmp_path_factory.mktemp("full") / "full.db")) as db:
+        found = MatchSet(db)
+        found.merge(
+            match(name, result("hex8", 2, ("a", "b"), ranks), ended)
+            for ended in (0, 1, 3_599_999, 3_600_000, 3_600_001, 7_200_000)
+            for name in (f"a{ended}", f"m{ended}", f"z{ended}", "one")
+            for ranks in ((1, 2), (2, 1))[: 1 + (name == "one")]
+        )
+        found.exclude([("c", "crashed"), ("n", "crashed")])
+        found.tell_types({"b": "baseline", "x": "baseline"})
+        yield found
