@@ -85,12 +85,14 @@ def model_sync(fleet: Fleet, options: Options, tick: Tick) -> Counts:
         if after != node:
             marks[node_id] = {"models": after.mark()}
     fleet.nodes.mark(marks, fence=tick.fence)
+    if outcomes or told:  # nodes say what they hold before they answer
+        decided = plan(list(_nodes(fleet, tick.now).values()), found.configs.values(), options, tick.now, delay)
     return {
         **counts,
         "listed": sum(each.answer is not None for each in told.values()),
         "converged": decided.converged,
         "behind": decided.behind,
-        "missing": decided.missing - counts["pulled"],
+        "missing": decided.missing,
         "resting": decided.resting,
         "refused": len(found.refused),
         "pruned": _prune(registry, found, options, tick.now),

@@ -15,9 +15,13 @@ from fleet.store import Pace, Store
 NOW = 1_700_000_000.0
 
 
-def contents(number: int, size: int = 2000) -> bytes:
+#: Bytes of a model.
+SIZE = 1984
+
+
+def contents(number: int) -> bytes:
     """What model `number` consists of."""
-    return hashlib.sha256(str(number).encode()).digest() * (size // 32)
+    return hashlib.sha256(str(number).encode()).digest() * (SIZE // 32)
 
 
 def version(number: int, config: str = "hex5_2p", *, created_at: float | None = None, **changed: Any) -> Version:
