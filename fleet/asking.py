@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -35,10 +35,15 @@ class Answered:
 
 
 def call(
-    redis: Redis, send: Send, asked: Mapping[str, tuple[str, Mapping[str, Any]]], wait: float
+    redis: Redis,
+    send: Send,
+    asked: Mapping[str, tuple[str, Mapping[str, Any]]],
+    wait: float,
+    is_over: Callable[[], bool] = lambda: False,
 ) -> dict[str, Answered]:
     """Ask each node for its task (node id -> name, arguments), all at once, and wait up to `wait` seconds for all.
 
+    `is_over` is looked at every second, and ends the wait before that.
     A node that is not heard may still do what it was asked. Raises RedisError, and what `send` raises.
     """
     give_up = time.monotonic() + wait
@@ -48,7 +53,7 @@ def call(
         token = replies.new_token()
         send(node_id, name, arguments, token)
         waiting[replies.REPLY + token] = node_id
-    while waiting and (left := give_up - time.monotonic()) > 0:
+    while waiting and (left := give_up - time.monotonic()) > 0 and not is_over():
         found: Any = redis.blpop(list(waiting), timeout=min(LOOK, left))
         if found is not None:
             key, text = found

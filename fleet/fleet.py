@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from fleet.asking import Answered, call
@@ -47,14 +48,19 @@ class Fleet:
     run: Callable[[str], None] = _no_loops
     #: What this node holds of the cluster's data, in its own processes.
     holdings: Holdings | None = None
+    #: Set when this process is to end: what takes long stops then, and is gone on with later.
+    stopping: Event = field(default_factory=Event)
     #: Where models and games are kept for the whole cluster; None: nowhere.
     store: Store | None = None
     #: This node's tailnet, in its agent.
     tailnet: TailnetWatch | None = None
 
     def call(self, asked: Mapping[str, tuple[str, Mapping[str, Any]]], wait: float) -> dict[str, Answered]:
-        """Ask each node (node id -> node task, arguments) and wait up to `wait` seconds for what they say."""
-        return call(self.redis, self.ask, asked, wait)
+        """Ask each node (node id -> node task, arguments) and wait up to `wait` seconds for what they say.
+
+        The wait ends when this process is to.
+        """
+        return call(self.redis, self.ask, asked, wait, self.stopping.is_set)
 
     def report_holdings(self) -> None:
         """Tell the registry what is new in what this node holds. Raises RedisError."""

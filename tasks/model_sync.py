@@ -25,6 +25,8 @@ from tasks.models import list_models
 
 log = logging.getLogger("backbeat.model_sync")
 
+#: Times that publishing may take as long as a transfer: an upload that is stopped begins anew.
+UPLOADS = 12
 #: Contents deleted from the store in one run.
 PRUNED = 100
 #: Seconds without growth after which an upload in the store belongs to nobody.
@@ -68,7 +70,7 @@ def model_sync(fleet: Fleet, options: Options, tick: Tick) -> Counts:
     nodes = _nodes(fleet, tick.now)
     asked = publishers(nodes.values(), options, tick.now, delay)
     if asked:
-        publish(fleet, asked, {**keep, "seconds": options.transfer_timeout}, counts)
+        publish(fleet, asked, {**keep, "seconds": UPLOADS * options.transfer_timeout}, counts)
         nodes = _nodes(fleet, tick.now)
     registry = ModelRegistry(fleet.store)
     found = registry.read(now=tick.now)

@@ -32,9 +32,8 @@ class Publish(Keep):
 
     seconds: float = Field(gt=0, le=86_400)
 
-    @property
-    def pace(self) -> Pace:
-        return Pace(until=time.monotonic() + self.seconds)
+    def pace(self, fleet: Fleet) -> Pace:
+        return Pace(until=time.monotonic() + self.seconds, cancel=fleet.stopping)
 
 
 class Pull(Publish):
@@ -49,7 +48,7 @@ def publish_models(fleet: Fleet, arguments: Publish) -> Answer:
     """Put into the store what jobs left in `models/new/`. Idempotent: what is published already is only tidied up."""
 
     def publish(registry: ModelRegistry, shelf: Shelf) -> dict[str, Any]:
-        found = shelf.publish(registry, fleet.node_id, arguments.keeping, arguments.pace)
+        found = shelf.publish(registry, fleet.node_id, arguments.keeping, arguments.pace(fleet))
         return {"versions": found.versions, "set_aside": len(found.refused), "moved": found.moved}
 
     return _answer(fleet, publish)
@@ -60,7 +59,7 @@ def pull_model(fleet: Fleet, arguments: Pull) -> Answer:
     """Fetch one version, checked, and list it. Idempotent: one that is here is not fetched again."""
 
     def pull(registry: ModelRegistry, shelf: Shelf) -> dict[str, Any]:
-        asked = (arguments.config, arguments.version, arguments.keeping, arguments.pace)
+        asked = (arguments.config, arguments.version, arguments.keeping, arguments.pace(fleet))
         return {"moved": shelf.pull(registry, *asked)}
 
     return _answer(fleet, pull)

@@ -104,6 +104,7 @@ class AgentStep(bootsteps.StartStopStep):
 
     def _resign(self, **_: Any) -> None:
         """In the signal handler: what runs may end here, while another agent of this node takes over."""
+        self.backbeat.fleet.stopping.set()
         if self.lease is not None:
             self.lease.resign()
         if self.presence is not None:

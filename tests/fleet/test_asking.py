@@ -45,6 +45,12 @@ def test_one_that_says_nothing_is_silent_and_costs_the_others_nothing(redis: Red
     assert 0.3 <= time.monotonic() - began < 2
 
 
+def test_a_process_that_is_to_end_waits_for_nobody(redis: Redis) -> None:
+    began = time.monotonic()
+    assert call(redis, Answers(redis), {"gone": ("t", {})}, 30, lambda: True)["gone"].silent
+    assert time.monotonic() - began < 2
+
+
 def test_all_that_answer_end_the_wait(redis: Redis) -> None:
     began = time.monotonic()
     call(redis, Answers(redis, a={"answer": {}}), {"a": ("t", {})}, wait=30)

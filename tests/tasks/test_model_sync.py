@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from tasks.loop import Tick
 from tasks.model_sync import Options, model_sync
 from tests.fleet.model_stage import contents, leave, stocked, version
 from tests.tasks.nodes_stage import Nodes
+from workers.agent import AgentStep
 
 CONFIG = "hex5_2p"
 
@@ -223,6 +225,16 @@ def test_what_is_long_unwanted_is_pruned_from_the_store_but_never_its_record(sta
     assert [entry.key for entry in stage.store.list("blobs")] == [version(4).blob]
     assert len(stage.registry.read()[CONFIG].versions) == 4
     assert stage.run(**options)["failed"] == 0
+
+
+def test_a_process_that_is_to_end_stops_its_transfers(stage: Stage) -> None:
+    stocked(stage.store, stage.folder, version(1))
+    fleet = stage.nodes["n2"]
+    AgentStep._resign(SimpleNamespace(lease=None, presence=None, backbeat=SimpleNamespace(fleet=fleet)))  # type: ignore[arg-type]
+    counts = stage.run()
+    assert (counts["pulled"], counts["stopped"]) == (2, 1)
+    fleet.stopping.clear()
+    assert stage.run()["pulled"] == 1
 
 
 def test_nodes_that_leave_are_not_served(stage: Stage) -> None:
