@@ -24,7 +24,7 @@ PUBLISH_WITHIN = 30.0
 
 def publish(fleet: Fleet, asked: list[str], arguments: Mapping[str, Any], counts: Counter[str]) -> None:
     for node_id, said in fleet.call(dict.fromkeys(asked, (publish_models.name, arguments)), PUBLISH_WITHIN).items():
-        outcome = _outcome(node_id, "publish", said, counts)
+        outcome = _outcome(fleet, node_id, "publish", said, counts)
         if outcome == "done" and said.answer is not None:
             counts["published"] += len(said.answer.get("versions", ()))
             counts["set_aside"] += said.answer.get("set_aside", 0)
@@ -59,7 +59,7 @@ def transfer(
         }
         wait = min(seconds + ANSWER_WITHIN, max(1.0, ends - time.monotonic() - ANSWER_WITHIN))
         for node_id, said in fleet.call(questions, wait).items():
-            outcome = _outcome(node_id, f"get {batch[node_id].version}", said, counts)
+            outcome = _outcome(fleet, node_id, f"get {batch[node_id].version}", said, counts)
             outcomes.setdefault(node_id, {})[batch[node_id].version] = outcome
             if outcome == "done" and said.answer is not None:
                 counts["pulled"] += 1
@@ -67,8 +67,10 @@ def transfer(
     return outcomes
 
 
-def _outcome(node_id: str, what: str, said: Answered, counts: Counter[str]) -> str:
+def _outcome(fleet: Fleet, node_id: str, what: str, said: Answered, counts: Counter[str]) -> str:
     """One word for what came of a question; failures are counted by it, and logged."""
+    if said.silent and fleet.stopping.is_set():
+        return "busy"  # for all we know: nobody waited for it
     answer = said.answer or {}
     outcome = "silent" if said.silent else str(answer.get("outcome", "failed"))
     if outcome not in OUTCOMES:

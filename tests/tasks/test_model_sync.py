@@ -237,6 +237,14 @@ def test_a_process_that_is_to_end_stops_its_transfers(stage: Stage) -> None:
     assert stage.run()["pulled"] == 1
 
 
+def test_a_run_that_ends_with_its_process_holds_nothing_against_whom_it_did_not_wait_for(stage: Stage) -> None:
+    stocked(stage.store, stage.folder, version(1))
+    stage.nodes.away.update(("n1", "n2", "n3"))
+    stage.nodes["n1"].stopping.set()
+    counts = stage.run()
+    assert (counts["pulled"], counts["failed"], counts["resting"]) == (0, 0, 0)
+
+
 def test_nodes_that_leave_are_not_served(stage: Stage) -> None:
     stocked(stage.store, stage.folder, version(1))
     stage.nodes["n1"].nodes.mark({"n3": {"drain": {"at": 1.0}}})
