@@ -45,7 +45,9 @@ def transfer(
     """
     outcomes: dict[str, dict[str, str]] = {}
     left = list(transfers)
-    while left and (not outcomes or ends - time.monotonic() > seconds + 2 * ANSWER_WITHIN):
+    while left and not (outcomes and fleet.stopping.is_set()):
+        if outcomes and ends - time.monotonic() <= seconds + 2 * ANSWER_WITHIN:
+            break
         batch: dict[str, Version] = {}
         for each in left:
             batch.setdefault(each.node_id, each.version)
