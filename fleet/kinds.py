@@ -59,8 +59,13 @@ class JobKind(BaseModel):
         return fill(self.command, values, f"jobs.{job.kind}.command: this job")
 
 
+_PLAYER = ("{python}", "-m", "examples.openspiel")
 OPENSPIEL_KINDS = {
-    "selfplay": JobKind(
-        command=("{python}", "-m", "examples.openspiel", "selfplay", "--config", "{config}", "--games", "{games}"),
+    "selfplay": JobKind(command=(*_PLAYER, "selfplay", "--config", "{config}", "--games", "{games}")),
+    "training": JobKind(
+        command=(*_PLAYER, "training", "--config", "{config}"), capability=CENTRAL, then=("model_sync",)
+    ),
+    "tournament": JobKind(
+        command=(*_PLAYER, "tournament", "--config", "{config}", "--games", "{games}"), then=("elo_sync",)
     ),
 }

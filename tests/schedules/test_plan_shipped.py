@@ -35,17 +35,19 @@ def test_the_default_spells_out_the_cadence():
     assert plan.warnings == ()
 
 
-@pytest.mark.parametrize("name", ["unified_loop.yaml", "openspiel.yaml"])
-def test_jobs_run_the_openspiel_player(name):
-    assert load(CONFIG / name, LOOPS, FleetOptions).sections.jobs == OPENSPIEL_KINDS
+def test_jobs_run_the_openspiel_player():
+    assert load(CONFIG / "unified_loop.yaml", LOOPS, FleetOptions).sections.jobs == OPENSPIEL_KINDS
+    for name, kind in load(CONFIG / "openspiel.yaml", LOOPS, FleetOptions).sections.jobs.items():
+        default = OPENSPIEL_KINDS[name]
+        assert kind.command[: len(default.command)] == default.command
+        assert (kind.capability, kind.then) == (default.capability, default.then)
 
 
-def test_the_openspiel_cluster_plays_six_configurations_against_itself():
+def test_the_openspiel_cluster_learns_small_boards_to_targets_of_their_own():
     plan = load(CONFIG / "openspiel.yaml", LOOPS, FleetOptions)
     stanza, options = plan.stanzas["queue_populator"], plan.stanzas["queue_populator"].options
-    assert (stanza.interval, stanza.initial_delay, options.selfplay_games_per_item) == (60, 2, 10)
-    assert options.config_names == ("square6_2p", "square8_2p", "hex5_2p", "hex8_2p", "square8_3p", "hex8_4p")
-    assert (options.selfplay_ratio, options.training_ratio, options.tournament_ratio) == (1, 0, 0)
+    assert (stanza.interval, options.all_met_interval) == (60, 300)
+    assert options.config_names == tuple(plan.sections.elo_targets)
     assert plan.warnings == ()
 
 
