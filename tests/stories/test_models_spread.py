@@ -62,7 +62,7 @@ def test_what_training_leaves_on_one_node_is_played_on_the_other(house: Any) -> 
     def played() -> bool:
         return all(Manifest.read(Path(house.folder) / node, "hex5_2p").promoted == version for node in ("n1", "n2"))
 
-    house.until(lambda: house.status("model_sync")["last_counts"]["pulled"], what="the run to be over")
+    house.until(lambda: house.status("model_sync")["last_counts"].get("pulled"), what="the run to be over")
     house.until_in_a_row("model_sync", 1)
     house.until(played, 30, "it is played on both")
     counts = house.status("model_sync")["last_counts"]
