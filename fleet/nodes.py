@@ -17,7 +17,7 @@ from redis import Redis
 
 from fleet.decoding import text_of
 from fleet.fence import UNFENCED, Fence, FenceRefused, script
-from fleet.job_keys import COUNTS
+from fleet.job_keys import COUNTS, GAMES
 from fleet.node_record import read_instant, read_object, read_rows
 
 NODES = "{backbeat}:nodes"  # sorted set: node id -> last_seen, ms of Redis time
@@ -39,6 +39,7 @@ SILENT_AFTER = 3 * HEARTBEAT
 TOTALS_KEPT = 720
 
 _FIELDS = (*(name for role in ROLES for name in (role, f"{role}:at")), *MARKS, *(_HELD + part for part in HELD))
+_BRIEF = (*(f"{role}:at" for role in ROLES), "health")
 
 
 class NodeTaken(Exception):
@@ -202,8 +203,8 @@ class NodeRegistry:
         """Set marks (node id -> mark -> value, None: take it away) and forget nodes altogether; one round trip.
 
         A node that is not in the registry stays out of it. `totals` become a row of `totals()`, to which
-        the script adds the queue's pending, claimed and running jobs. Raises FenceRefused, with nothing
-        written.
+        the script adds the queue's pending, claimed and running jobs, and how many jobs were completed and games
+        played in them since the beginning. Raises FenceRefused, with nothing written.
         """
         words: list[str] = []
         for node_id, marks in changes.items():
@@ -216,7 +217,7 @@ class NodeRegistry:
         if not words and not gone and not row:
             return
         args = [*fence.args, NODE, TOTALS_KEPT, row, len(gone), *gone, *words]
-        if refused := self._mark(keys=[NODES, *fence.keys, TOTALS, COUNTS], args=args):
+        if refused := self._mark(keys=[NODES, *fence.keys, TOTALS, COUNTS, GAMES], args=args):
             raise FenceRefused(f"nodes: mark refused, for a newer {text_of(refused)} exists")
 
     def hold(self, node_id: str, parts: Mapping[str, Mapping[str, Any]]) -> None:
@@ -261,9 +262,9 @@ class NodeRegistry:
 READ_LUA = (resources.files("fleet") / "lua" / "nodes_read.lua").read_text()
 
 
-def read_arguments(*, history: bool = False) -> list[str]:
-    """What `read_nodes` takes: the prefix of a node's key, then the fields."""
-    return [NODE, *_FIELDS, *(["history"] if history else [])]
+def read_arguments(*, history: bool = False, brief: bool = False) -> list[str]:
+    """What `read_nodes` takes: the prefix of a node's key, then the fields; `brief`: those of `decode_brief`."""
+    return [NODE, *_BRIEF] if brief else [NODE, *_FIELDS, *(["history"] if history else [])]
 
 
 def decode_nodes(rows: list[Any], *, history: bool = False) -> list[Node]:
@@ -273,6 +274,17 @@ def decode_nodes(rows: list[Any], *, history: bool = False) -> list[Node]:
         fields = dict(zip((*_FIELDS, "history") if history else _FIELDS, values, strict=True))
         nodes.append(_node(text_of(node_id), float(last_seen) / 1000, fields))
     return sorted(nodes, key=lambda node: node.node_id)
+
+
+def decode_brief(rows: list[Any]) -> list[Node]:
+    """Rows that were read in brief: nodes that know how they stand and which roles they have, without any facts."""
+    nodes = []
+    for node_id, last_seen, (*instants, health) in rows:
+        heard = {role: at for role, text in zip(ROLES, instants, strict=True) if (at := read_instant(text)) is not None}
+        judged = read_object(health, "health", []) if health else None
+        marks = {"health": judged} if judged else {}
+        nodes.append(Node(text_of(node_id), float(last_seen) / 1000, dict.fromkeys(heard, {}), heard, marks))
+    return nodes
 
 
 def _node(node_id: str, last_seen: float, fields: Mapping[str, Any]) -> Node:

@@ -17,6 +17,7 @@ LOOP = "{backbeat}:loop:"
 DUE = "{backbeat}:due"
 RUNNING = "{backbeat}:running"
 ISSUED = "{backbeat}:issued"
+HISTORY = "{backbeat}:history:"
 BEAT = "{backbeat}:beat"
 BEATS = "{backbeat}:beats"
 LEADER = "{backbeat}:leader"
@@ -40,6 +41,7 @@ class Key:
 PAGE = (
     Key(LOOPS, "set", "none", "names of the loops that beat fires"),
     Key(LOOP, "hash", "none", "+ name: a loop's cadence, switches, counters, current run, last run, last error"),
+    Key(HISTORY, "list", "newest 60", "+ name: a loop's runs, oldest first: when it ended (ms)|duration (ms)|outcome"),
     Key(DUE, "zset", "none", "loop -> when it is due next (ms): its slot, or the end of its backoff"),
     Key(RUNNING, "zset", "none", "loop -> when its run lease ends (ms); renewed while the body runs"),
     Key(ISSUED, "zset", "none", "loop -> when its untaken tick was last sent (ms)"),

@@ -23,6 +23,8 @@ from workers import keys
 
 #: Longest error text and traceback kept, in characters.
 ERROR_LIMIT, TRACEBACK_LIMIT = 2_000, 16_000
+#: Runs of a loop that its history keeps.
+HISTORY_KEPT = 60
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ class Ledger:
             )
             for loop in loops
         ]
-        self._run("seed", [keys.LOOPS, keys.DUE, keys.RUNNING, keys.ISSUED], now, keys.LOOP, int(prune), *rows)
+        self._run("seed", [keys.LOOPS, keys.DUE, keys.RUNNING, keys.ISSUED, keys.HISTORY], now, keys.LOOP, int(prune), *rows)
 
     # worker ----------------------------------------------------------------------------------------
 
@@ -208,10 +210,10 @@ class Ledger:
         """Write a run's end; `late` means that it no longer held its lease and nothing was written."""
         answer = self._run(
             "record",
-            [keys.LOOP + name, keys.DUE, keys.RUNNING],
+            [keys.LOOP + name, keys.DUE, keys.RUNNING, keys.HISTORY + name],
             now, name, run, outcome, f"{duration * 1000:.3f}", json.dumps(counts or {}), _text(error)[:ERROR_LIMIT],
             _text(traceback)[-TRACEBACK_LIMIT:], _ms(backoff), "" if next_after is None else _ms(next_after),
-            "" if failed_at is None else _ms(failed_at),
+            "" if failed_at is None else _ms(failed_at), HISTORY_KEPT,
         )  # fmt: skip
         return str(answer)
 
@@ -226,8 +228,11 @@ class Ledger:
         """The loops that beat fires, sorted."""
         return sorted(str(name) for name in self.redis.smembers(keys.LOOPS))
 
-    def read(self, *, now: float | None = None) -> list[Any]:
-        """The raw rows behind `workers.status`, in one round trip."""
+    def read(self, *, history: int = 0, brief: bool = False, now: float | None = None) -> list[Any]:
+        """The raw rows behind `workers.status`, in one round trip.
+
+        `history`: so many of each loop's last runs; `brief`: of nodes only how they stand.
+        """
         names = [
             keys.LOOPS,
             keys.DUE,
@@ -239,8 +244,9 @@ class Ledger:
             NODES,
             COUNTS,
             GAMES,
+            keys.HISTORY,
         ]
-        return list(self._run("status", names, now, keys.LOOP, *read_arguments()))
+        return list(self._run("status", names, now, keys.LOOP, history, *read_arguments(brief=brief)))
 
 
 _SCRIPTS = ("claim", "seed", "gate", "renew", "record", "control", "status", "release")

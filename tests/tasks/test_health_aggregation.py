@@ -88,7 +88,7 @@ def test_each_cycle_keeps_a_row_of_totals_with_the_queues_depth(fleet: Fleet) ->
     first, second = fleet.nodes.totals()
     assert first == {
         "at": NOW, "nodes": 1, "healthy": 1, "suspect": 0, "unhealthy": 0, "lost": 0,
-        "slots": 2, "busy_slots": 1, "gpus": 1, "pending": 4, "claimed": 0, "running": 1,
+        "slots": 2, "busy_slots": 1, "gpus": 1, "pending": 4, "claimed": 0, "running": 1, "completed": 0, "games": 0,
     }  # fmt: skip
     assert (second["at"], second["healthy"], second["lost"], second["slots"]) == (NOW + 121, 0, 1, 0)
 

@@ -1,6 +1,6 @@
--- The end of a run. KEYS: loop, due, running
+-- The end of a run. KEYS: loop, due, running, history
 -- ARGV: now, name, run token, outcome, duration ms, counts JSON, error, traceback, backoff ms,
---       next run after ms or '', when it failed (ms) or ''
+--       next run after ms or '', when it failed (ms) or '', runs to keep in the history
 -- Returns the outcome, or 'late' when the run no longer held its lease: then nothing is written.
 local now, name, outcome = now_ms(ARGV[1]), ARGV[2], ARGV[4]
 local loop = redis.call('HMGET', KEYS[1], 'run', 'run_by', 'run_seq', 'run_started_at', 'next_due', 'run_call', 'run_manual',
@@ -26,6 +26,8 @@ if outcome == 'not_leader' then
   return outcome
 end
 redis.call('HINCRBY', KEYS[1], 'run_count', 1)
+redis.call('RPUSH', KEYS[4], int(now) .. '|' .. ARGV[5] .. '|' .. outcome)
+redis.call('LTRIM', KEYS[4], -ARGV[12], -1)
 if outcome == 'succeeded' then
   redis.call('HINCRBY', KEYS[1], 'success_count', 1)
   redis.call('HINCRBYFLOAT', KEYS[1], 'success_duration_ms', ARGV[5])

@@ -1,5 +1,5 @@
--- Make the timetable what the plan says, moving no slot that exists. KEYS: loops, due, running, issued
--- ARGV: now, loop prefix, prune 1/0, then one JSON object a loop
+-- Make the timetable what the plan says, moving no slot that exists. KEYS: loops, due, running, issued,
+-- history prefix. ARGV: now, loop prefix, prune 1/0, then one JSON object a loop
 local now, prefix, planned = now_ms(ARGV[1]), ARGV[2], {}
 for i = 4, #ARGV do
   local loop = cjson.decode(ARGV[i])
@@ -23,7 +23,7 @@ if ARGV[3] == '1' then
     if not planned[name] and redis.call('HGET', prefix .. name, 'source') == 'plan' then
       redis.call('SREM', KEYS[1], name)
       for k = 2, 4 do redis.call('ZREM', KEYS[k], name) end
-      redis.call('DEL', prefix .. name)
+      redis.call('DEL', prefix .. name, KEYS[5] .. name)
     end
   end
 end
