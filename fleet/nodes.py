@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
+from pydantic_core import from_json
 from redis import Redis
 
 from fleet.decoding import text_of
@@ -250,8 +251,20 @@ class NodeRegistry:
     def totals(self) -> list[dict[str, float]]:
         """The rows of totals that are kept, oldest first: what `mark` was given, and the queue's counts."""
         rows: Any = self._redis.xrange(TOTALS)
-        decoded = ({text_of(name): json.loads(value) for name, value in row.items()} for _, row in rows)
-        return [{**row.pop("nodes"), **row} for row in decoded]
+        return [decode_total(row) for _, row in rows]
+
+    def one(self, node_id: str) -> tuple[Node, float] | None:
+        """A node with its history, and the server's time; None when nobody knows it. One round trip."""
+        _, *fields = read_arguments(history=True)
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.zscore(NODES, node_id)
+            pipe.hmget(NODE + node_id, fields)
+            pipe.time()
+            last_seen, values, (seconds, micros) = pipe.execute()
+        if last_seen is None:
+            return None
+        (node,) = decode_nodes([(node_id, last_seen, values)], history=True)
+        return node, seconds + micros / 1e6
 
     def history(self, node_id: str) -> Sequence[Sequence[float | None]]:
         """A node's own history, as its agent kept it."""
@@ -276,6 +289,12 @@ def decode_nodes(rows: list[Any], *, history: bool = False) -> list[Node]:
     return sorted(nodes, key=lambda node: node.node_id)
 
 
+def decode_total(row: Mapping[Any, Any]) -> dict[str, float]:
+    """A row of totals: what `mark` was given, and beside it what its script added."""
+    decoded = {text_of(name): from_json(value) for name, value in row.items()}
+    return {**decoded.pop("nodes"), **decoded}
+
+
 def decode_brief(rows: list[Any]) -> list[Node]:
     """Rows that were read in brief: nodes that know how they stand and which roles they have, without any facts."""
     nodes = []
@@ -283,7 +302,7 @@ def decode_brief(rows: list[Any]) -> list[Node]:
         heard = {role: at for role, text in zip(ROLES, instants, strict=True) if (at := read_instant(text)) is not None}
         judged = read_object(health, "health", []) if health else None
         marks = {"health": judged} if judged else {}
-        nodes.append(Node(text_of(node_id), float(last_seen) / 1000, dict.fromkeys(heard, {}), heard, marks))
+        nodes.append(Node(text_of(node_id), float(last_seen) / 1000, {role: {} for role in heard}, heard, marks))
     return nodes
 
 

@@ -32,7 +32,7 @@ from fleet.tailscale import LocalShell, Tailscale
 from schedules.plan import Plan, PlanError, load
 from tasks.loop import Loop, discover
 from tasks.node import NodeTask, discover_node_tasks, serve
-from workers import transport
+from workers import transport, web
 from workers.agent import LEADER_QUEUE, LOOPS_QUEUE, NODE, AgentStep
 from workers.jobs import RUN_JOB, JobsStep
 from workers.lease import LeaderLease
@@ -206,6 +206,7 @@ def create_app(settings: Settings, loops: Mapping[str, Loop] | None = None) -> C
     celery.Worker = celery.subclass_with_self("workers.consumer:Worker")
     celery.steps["consumer"].add(AgentStep)
     celery.steps["consumer"].add(JobsStep)
+    web.install()
     return celery
 
 

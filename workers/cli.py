@@ -17,7 +17,7 @@ from schedules.plan import Plan, PlanError
 from workers import cli_cluster, cli_elo, cli_jobs, cli_loops, cli_models, cli_nodes, cli_scale, datadir
 from workers.cli_cluster import DURATION, URL, Parsed, fail
 from workers.datadir import UpError
-from workers.settings import VERSION, Settings, SettingsError, check_node_id
+from workers.settings import VERSION, Settings, SettingsError, check_credentials, check_node_id
 
 
 @click.group(
@@ -99,6 +99,15 @@ for _command in (
     help="Port of the dashboard; the next free one if it is taken.",
 )
 @click.option(
+    "--flower-auth",
+    metavar="NAME:PASSWORD",
+    type=Parsed("credentials", check_credentials),
+    envvar="FLOWER_BASIC_AUTH",
+    show_envvar=True,
+    default="",
+    help="What the dashboard asks for; without it, it shows everything and steers nothing.",
+)
+@click.option(
     "--drain", type=DURATION, default="10s", show_default=True, help="How long running jobs may go on after Ctrl-C."
 )
 def up(
@@ -109,6 +118,7 @@ def up(
     config: Path,
     redis: str | None,
     flower_port: int,
+    flower_auth: str,
     drain: float,
 ) -> None:
     """Run a whole cluster on this machine, in the foreground.
@@ -121,6 +131,7 @@ def up(
       backbeat up --config config/openspiel.yaml
       backbeat up --nodes 4 --data ~/cluster
       backbeat up --redis redis://:password@10.0.0.5:6379/0 --name lab
+      FLOWER_BASIC_AUTH=ops:password backbeat up    # a dashboard with buttons
     """
     from workers.local import Local, Wanted
 
@@ -138,6 +149,7 @@ def up(
             capabilities=capabilities,
             redis_url=redis,
             flower_port=flower_port,
+            flower_auth=flower_auth,
             drain=drain,
         )
         Local(wanted, say).run()

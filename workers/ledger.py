@@ -18,7 +18,7 @@ from redis import Redis
 from redis.commands.core import Script
 
 from fleet.job_keys import COUNTS, GAMES
-from fleet.nodes import NODES, READ_LUA, read_arguments
+from fleet.nodes import NODES, READ_LUA, TOTALS, read_arguments
 from workers import keys
 
 #: Longest error text and traceback kept, in characters.
@@ -154,7 +154,9 @@ class Ledger:
             )
             for loop in loops
         ]
-        self._run("seed", [keys.LOOPS, keys.DUE, keys.RUNNING, keys.ISSUED, keys.HISTORY], now, keys.LOOP, int(prune), *rows)
+        self._run(
+            "seed", [keys.LOOPS, keys.DUE, keys.RUNNING, keys.ISSUED, keys.HISTORY], now, keys.LOOP, int(prune), *rows
+        )
 
     # worker ----------------------------------------------------------------------------------------
 
@@ -248,8 +250,12 @@ class Ledger:
         ]
         return list(self._run("status", names, now, keys.LOOP, history, *read_arguments(brief=brief)))
 
+    def read_fleet(self, *, window: float, now: float | None = None) -> list[Any]:
+        """The raw rows behind the dashboard's page of nodes: with the totals of the last `window` seconds."""
+        return list(self._run("fleet", [NODES, keys.LEADER, TOTALS], now, _ms(window), *read_arguments()))
 
-_SCRIPTS = ("claim", "seed", "gate", "renew", "record", "control", "status", "release")
+
+_SCRIPTS = ("claim", "seed", "gate", "renew", "record", "control", "status", "fleet", "release")
 
 
 def _register(redis: Redis, name: str) -> Script:
@@ -259,7 +265,7 @@ def _register(redis: Redis, name: str) -> Script:
 def lua(name: str) -> str:
     """The text of `workers/lua/<name>.lua` behind its prelude."""
     folder = resources.files("workers") / "lua"
-    reading = READ_LUA if name == "status" else ""
+    reading = READ_LUA if name in ("status", "fleet") else ""
     return (folder / "prelude.lua").read_text() + reading + (folder / f"{name}.lua").read_text()
 
 

@@ -54,6 +54,7 @@ class Wanted:
     capabilities: tuple[str, ...] = ("cpu",)
     redis_url: str | None = None
     flower_port: int = 5555
+    flower_auth: str = ""
     drain: float = 10.0
 
 
@@ -125,7 +126,9 @@ class Local:
         datadir.write_record(self.data, self.url)
         self._until(self._complete(), "the cluster is not complete", *self.children)
         # Flower asks the workers about themselves when it starts, and complains of those that are not there yet
-        self.flower = Flower("flower", [], self._env(), self.data, self._log("flower"), wanted=wanted.flower_port)
+        self.flower = Flower(
+            "flower", [], self._env(**self._credentials()), self.data, self._log("flower"), wanted=wanted.flower_port
+        )
         self.flower.start()
         self.children.append(self.flower)
         self._until(self._dashboard, "Flower does not answer")
@@ -164,6 +167,10 @@ class Local:
             "PYTHONUNBUFFERED": "1",
             **own,
         }
+
+    def _credentials(self) -> dict[str, str]:
+        # by the environment, for anybody reads the command line of a process
+        return {"FLOWER_BASIC_AUTH": self.wanted.flower_auth} if self.wanted.flower_auth else {}
 
     def _log(self, name: str) -> Path:
         return self.data / "logs" / f"{name}.log"
@@ -290,7 +297,7 @@ class Local:
                 self.say(said)
         if self.flower is not None and self.flower.url != self.dashboard and self.flower.answers():
             self.dashboard = self.flower.url
-            self.say(f"Flower at {self.dashboard}")
+            self.say(f"Flower at {self.dashboard}; the loops at {self.dashboard}/loops")
 
     # stop ------------------------------------------------------------------------------------------
 

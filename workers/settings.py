@@ -125,6 +125,15 @@ def check_url(url: str) -> str:
     return url
 
 
+def check_credentials(text: str) -> str:
+    """The dashboard's credentials, NAME:PASSWORD or more of them after commas; else raise ValueError."""
+    for each in text.split(",") if text else ():
+        name, _, password = each.partition(":")
+        if not name or not password:
+            raise ValueError("not NAME:PASSWORD")  # and not the word itself: it may be a password
+    return text
+
+
 def redact(url: str) -> str:
     """A URL fit for logs: without its password."""
     url = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url)

@@ -133,11 +133,12 @@ def _troubles(document: Document) -> Iterable[tuple[str, str]]:
     if len(ailing) > _AILING:
         yield "nodes", f"{len(ailing) - _AILING} more are not well; see: backbeat nodes"
     for each in document["loops"].values():
-        if text := _loop_trouble(each, now):
+        if text := loop_trouble(each, now):
             yield each["name"], text
 
 
-def _loop_trouble(each: Document, now: float) -> str:
+def loop_trouble(each: Document, now: float) -> str:
+    """What is wrong with a loop: a line, and below it its last error; empty when all is well."""
     if each["executing"] and each["state"] in ("overrun", "lost"):
         since = age(each["executing_since"], now)
         what = "runs past its deadline" if each["state"] == "overrun" else "has lost its worker"

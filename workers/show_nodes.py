@@ -13,7 +13,7 @@ from fleet.nodes import ROLES, Node
 from workers.show import NODE_STYLES
 from workers.table import Column, Document, age, ago, bounded, facts, fitted, gibibytes, plain
 
-_WORST_FIRST = ("lost", "unhealthy", "suspect", "healthy", "left")
+WORST_FIRST = ("lost", "unhealthy", "suspect", "healthy", "left")
 #: Columns that stand beside the bars of the last hour.
 _BESIDE = 18
 _BARS, _PLAIN_BARS = " ▁▂▃▄▅▆▇█", " .:-=+*#@"
@@ -25,7 +25,7 @@ def nodes(document: Document, width: int, limit: int) -> RenderableType:
     if not known:
         return Text("No nodes yet: start an agent on one (celery -A workers.app worker).", style="yellow")
     leads = (document["leader"] or {}).get("node_id")
-    rows = sorted(known, key=lambda node: (_WORST_FIRST.index(node["status"]), node["node_id"]))[:limit]
+    rows = sorted(known, key=lambda node: (WORST_FIRST.index(node["status"]), node["node_id"]))[:limit]
     name = Column("node", lambda each, _: each["node_id"] + " (leader)" * (each["node_id"] == leads), right=False)
     table = fitted((name, *_COLUMNS), rows, document["now"], width, lambda each: NODE_STYLES[each["status"]])
     left_out = bounded(len(rows), len(known), "nodes, those that are not well first")
@@ -40,15 +40,16 @@ def _told(percent: Any) -> str:
     return f"{percent:.0f}%" if isinstance(percent, int | float) else ""
 
 
-def _notes(each: Document, now: float) -> str:
-    drain, notes = each["draining"], list(each["reasons"])
+def notes(each: Document, now: float) -> str:
+    """What is to be said of a node beside its status: why it stands so, that it drains, its tailnet."""
+    drain, said = each["draining"], list(each["reasons"])
     if drain is not None:
-        notes.insert(0, f"draining for {age(drain.get('at', now), now)}: {drain.get('reason', '')}".rstrip(": "))
+        said.insert(0, f"draining for {age(drain.get('at', now), now)}: {drain.get('reason', '')}".rstrip(": "))
     if tailnet := _tailnet(each, now):
-        notes.append(f"tailnet {tailnet}")
+        said.append(f"tailnet {tailnet}")
     if each["status"] == "left":
-        notes = ["stopped in order"]
-    return "; ".join(notes)
+        said = ["stopped in order"]
+    return "; ".join(said)
 
 
 def _tailnet(each: Document, now: float) -> str:
@@ -73,7 +74,7 @@ _COLUMNS = (
     Column("idle", lambda each, now: "" if each["idle_since"] is None else age(each["idle_since"], now), optional=2),
     Column("last seen", lambda each, now: ago(each["last_seen"], now), optional=3),
     Column("host", lambda each, _: each["host"], right=False, optional=5),
-    Column("notes", _notes, right=False, optional=1, least=16),
+    Column("notes", notes, right=False, optional=1, least=16),
 )
 
 
@@ -82,9 +83,17 @@ def node(found: Node, document: Document, leads: bool, now: float, width: int, *
 
     `ascii_only`: with signs of ASCII only.
     """
+    status = document["status"]
+    table = facts(node_facts(found, document, leads, now), {"status": NODE_STYLES[status], "why": NODE_STYLES[status]})
+    hour = _hour(Minute.rows(found.history), now, width, _PLAIN_BARS if ascii_only else _BARS)
+    return Group(table, Text(), hour) if hour else table
+
+
+def node_facts(found: Node, document: Document, leads: bool, now: float) -> dict[str, str]:
+    """What is known of a node, by its name; empty where nothing is."""
     status, health = document["status"], found.marks.get("health", {})
     held = f", for {age(health['since'], now)}" if health.get("status") == status and "since" in health else ""
-    rows = {
+    return {
         "node": found.node_id + (", leads" if leads else ""),
         "status": status + held,
         "why": "\n".join(document["reasons"]),
@@ -99,9 +108,6 @@ def node(found: Node, document: Document, leads: bool, now: float, width: int, *
         "clock": _clock(document["clock_offset"]),
         "versions": ", ".join(f"{name} {number}" for name, number in _versions(found).items()),
     }
-    table = facts(rows, {"status": NODE_STYLES[status], "why": NODE_STYLES[status]})
-    hour = _hour(Minute.rows(found.history), now, width, _PLAIN_BARS if ascii_only else _BARS)
-    return Group(table, Text(), hour) if hour else table
 
 
 _ROLES = {"agent": "agent", "jobs": "jobs worker"}

@@ -1,0 +1,75 @@
+"""What programs ask the dashboard: the status document, liveness, readiness, and Prometheus metrics."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import prometheus_client
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY
+from pydantic_core import to_json
+from redis import RedisError
+from tornado.web import authenticated
+
+from fleet.elo_board import EloBoard
+from workers.status import read_overview, read_status
+from workers.web.metrics import Collector
+from workers.web.page import Handler, Reader, again
+
+
+class Status(Handler):
+    """`GET /status`: the same document as `backbeat status --json`."""
+
+    @authenticated
+    async def get(self) -> None:
+        self.set_header("Content-Type", "application/json")
+        self.set_header("Cache-Control", "no-store")
+        try:
+            body = await self.reader.read(lambda: to_json(read_status(self.reader.ledger)))
+        except RedisError as error:
+            self.set_status(503)
+            body = to_json({"error": self.reader.trouble(error)})
+        self.finish(body)
+
+
+class Healthy(Handler):
+    """`GET /healthz`: this process answers. It needs nothing else, so nobody restarts it for what is not its fault."""
+
+    def get(self) -> None:
+        self.set_header("Content-Type", "text/plain")
+        self.finish("ok\n")
+
+
+class Ready(Handler):
+    """`GET /readyz`: 200 when the server answers, else 503 and why."""
+
+    async def get(self) -> None:
+        self.set_header("Content-Type", "text/plain")
+        try:
+            await self.reader.read(self.reader.redis.ping)
+        except RedisError as error:
+            self.set_status(503)
+            self.finish(f"{self.reader.trouble(error)}\n")
+        else:
+            self.finish("ready\n")
+
+
+class Metrics(Handler):
+    """`GET /metrics`: Flower's own metrics and ours, gathered beside the event loop, for ours ask the server."""
+
+    async def get(self) -> None:
+        self.application.purge_offline_worker_metrics()
+        self.set_header("Content-Type", CONTENT_TYPE_LATEST)
+        self.finish(await self.reader.read(partial(prometheus_client.generate_latest, REGISTRY)))
+
+
+def expose(reader: Reader) -> Collector:
+    """Add our metrics to those of this process."""
+    board = EloBoard(reader.redis)
+
+    def read() -> dict[str, Any]:
+        return {**again(lambda: read_overview(reader.ledger)), "elo": again(board.read)}
+
+    collector = Collector(read)
+    REGISTRY.register(collector)
+    return collector

@@ -1,0 +1,125 @@
+"""The page of progress: Elo against its target, the queue's depth, and what is done in an hour."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fleet.elo_board import ELO, TARGETS, decode
+from fleet.nodes import TOTALS, decode_total
+from workers.table import age
+from workers.web.loops import Document
+from workers.web.page import Page
+from workers.web.plot import Point, ceiling, lines
+
+#: Seconds over which a rate is taken, and the least time that is plotted.
+RATE_OVER, LEAST = 300.0, 600.0
+#: How many standard deviations wide a 95 % bound is.
+NINETY_FIVE = 1.96
+
+
+class ProgressPage(Page):
+    """`GET /progress`."""
+
+    name = "progress"
+
+    def show(self) -> dict[str, Any]:
+        with self.reader.redis.pipeline(transaction=False) as pipe:
+            pipe.hgetall(ELO)
+            pipe.hgetall(TARGETS)
+            pipe.xrange(TOTALS)
+            pipe.time()
+            elo, targets, rows, (seconds, micros) = pipe.execute()
+        return words(decode(elo, targets), [decode_total(row) for _, row in rows], seconds + micros / 1e6)
+
+
+def words(board: Mapping[str, Document], totals: Sequence[Mapping[str, float]], now: float) -> dict[str, Any]:
+    """What the page says."""
+    return {
+        "as_of": now,
+        "configs": [config(each, now) for _, each in sorted(board.items())],
+        "plots": _plots(totals, now),
+    }
+
+
+def config(each: Document, now: float) -> dict[str, Any]:
+    """One configuration against its target."""
+    best, target = each.get("best"), each.get("target")
+    history = [(float(at), float(elo)) for at, elo in each.get("history", ())]
+    met = bool(each.get("met"))
+    return {
+        "name": each["config"],
+        "rating": "" if best is None else f"{best['rating']:,.0f}",
+        "bound": "" if best is None else f"± {NINETY_FIVE * best['deviation']:,.0f}",
+        "best": "" if best is None else best["participant"],
+        "games": "" if best is None else f"{best['games']:,}",
+        "target": "" if target is None else f"{target:,.0f}",
+        "met": met,
+        "met_for": age(each["since"], now) if met and each.get("since") else "",
+        "reason": each.get("reason") or "",
+        "velocity": "" if each.get("velocity") is None else f"{each['velocity']:+,.0f} a day",
+        "ranking": [
+            {**rated, "rating": f"{rated['rating']:,.0f}", "bound": f"± {NINETY_FIVE * rated['deviation']:,.0f}"}
+            for rated in each.get("ranking", ())[:10]
+        ],
+        "plot": _elo_plot(history, target, now),
+    }
+
+
+def _elo_plot(history: Sequence[Point], target: float | None, now: float) -> dict[str, Any] | None:
+    known = [value for _, value in history if value is not None]
+    if not known:
+        return None
+    marks = [*known, *([target] if target is not None else [])]
+    spread = max(100.0, max(marks) - min(marks))
+    bottom, top = (round(edge / 50) * 50 for edge in (min(marks) - spread / 8, max(marks) + spread / 8))
+    start = min(history[0][0], now - LEAST)
+    wanted = [("target", [(start, target), (now, target)])] if target is not None else []
+    # what was published last holds until now
+    drawn = lines([*wanted, ("s1", [*history, (now, history[-1][1])])], (start, now), top, bottom)
+    return {
+        "title": "", "svg": drawn, "top": f"{top:,.0f}", "bottom": f"{bottom:,.0f}", "legend": [],
+        "span": f"{age(start, now)} ago",
+    }  # fmt: skip
+
+
+def _plots(totals: Sequence[Mapping[str, float]], now: float) -> list[dict[str, Any]]:
+    """The queue and the rates over all the time that totals are kept."""
+    if not totals:
+        return []
+    depth = [(row["at"], sum(row.get(name, 0.0) for name in ("pending", "claimed", "running"))) for row in totals]
+    running = [(row["at"], row.get("running", 0.0)) for row in totals]
+    start = min(totals[0]["at"], now - LEAST)
+    return [
+        _plot("Jobs in the queue", [("all", "s1", depth), ("running", "s2", running)], (start, now)),
+        _plot("Games an hour", [("", "s1", rate(totals, "games"))], (start, now)),
+        _plot("Jobs completed an hour", [("", "s1", rate(totals, "completed"))], (start, now)),
+    ]
+
+
+def rate(totals: Sequence[Mapping[str, float]], name: str) -> list[Point]:
+    """How fast a total grew, an hour, over the last RATE_OVER seconds of each row; a total that fell began anew."""
+    counted = [(row["at"], row[name]) for row in totals if name in row]
+    points: list[Point] = []
+    first = 0
+    for place, (at, value) in enumerate(counted):
+        if place and value < counted[place - 1][1]:
+            first = place
+        while first < place and counted[first + 1][0] <= at - RATE_OVER:
+            first += 1
+        before, start = counted[first]
+        points.append((at, 3600 * (value - start) / (at - before) if at > before else None))
+    return points
+
+
+def _plot(title: str, series: Sequence[tuple[str, str, Sequence[Point]]], span: tuple[float, float]) -> dict[str, Any]:
+    top = ceiling(max((value for _, _, points in series for _, value in points if value is not None), default=0.0))
+    drawn = lines([(tone, points) for _, tone, points in series], span, top)
+    legend = [(said, tone, _latest(points)) for said, tone, points in series]
+    begin = f"{age(span[0], span[1])} ago"
+    return {"title": title, "svg": drawn, "top": f"{top:,.10g}", "bottom": "0", "legend": legend, "span": begin}
+
+
+def _latest(points: Sequence[Point]) -> str:
+    value = points[-1][1] if points else None
+    return "-" if value is None else f"{value:,.0f}"
