@@ -78,12 +78,12 @@ def populate(stage: Bench, fleet: Fleet, number: int) -> float:
         running = [f"{n:032x}"] if n % 10 == 3 else []
         metrics = {
             "cpu": cpu, "memory": 47.3, "disk": disk, "memory_total": 540_123_987_968, "disk_free": 812_345_678_848,
-            "load": 21.43, "cores": 64,
+            "load": [21.43, 20.97, 19.02], "cores": 64,
             "gpus": [{"name": "NVIDIA H100 80GB HBM3", "utilization": gpu, "memory": 83, "memory_total": 85520809984}],
         }  # fmt: skip
         agent = {
             "host": host, "pid": 1000 + n, "since": now - 86_400.25, "version": "0.1.0", "clock_offset": 0.0123,
-            "addresses": {"lan": "10.120.17.211", "tailnet": "100.101.102.103", "public": "203.0.113.77"},
+            "addresses": {"lan": ["10.120.17.211"], "tailnet": ["100.101.102.103"], "public": ["203.0.113.77"]},
             "metrics": metrics,
         }  # fmt: skip
         jobs = {

@@ -308,15 +308,20 @@ def decode_brief(rows: list[Any]) -> list[Node]:
 
 def _node(node_id: str, last_seen: float, fields: Mapping[str, Any]) -> Node:
     unread: list[str] = []
-    said = {name: read_object(fields[name], name, unread) for name in (*ROLES, *MARKS) if fields[name]}
-    heard = {role: read_instant(fields[f"{role}:at"]) for role in ROLES if said.get(role) is not None}
-    unread += [f"{role}:at" for role, at in heard.items() if at is None]
-    known = {role: at for role, at in heard.items() if at is not None}
-    roles = {role: facts for role in known if (facts := said[role]) is not None}
-    marks = {mark: value for mark in MARKS if (value := said.get(mark)) is not None}
-    parts = {part: read_object(fields[_HELD + part], _HELD + part, unread) for part in HELD if fields[_HELD + part]}
-    held = {part: value for part, value in parts.items() if value is not None}
-    return Node(node_id, last_seen, roles, known, marks, held, read_rows(fields.get("history")), tuple(unread))
+    roles, heard, marks, held = {}, {}, {}, {}
+    for role in ROLES:
+        if (text := fields[role]) and (facts := read_object(text, role, unread)) is not None:
+            if (at := read_instant(fields[f"{role}:at"])) is None:
+                unread.append(f"{role}:at")
+            else:
+                roles[role], heard[role] = facts, at
+    for mark in MARKS:
+        if (text := fields[mark]) and (value := read_object(text, mark, unread)) is not None:
+            marks[mark] = value
+    for part in HELD:
+        if (text := fields[_HELD + part]) and (value := read_object(text, _HELD + part, unread)) is not None:
+            held[part] = value
+    return Node(node_id, last_seen, roles, heard, marks, held, read_rows(fields.get("history")), tuple(unread))
 
 
 def _ms(now: float | None) -> str:

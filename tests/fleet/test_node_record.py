@@ -15,6 +15,7 @@ from redis import Redis
 from fleet import health, idleness, reachability, reaping
 from fleet.meter import Meter
 from fleet.model_plan import NodeModels, plan
+from fleet.node_record import _read_parts, read_object
 from fleet.nodes import HELD, MARKS, NODE, NODES, ROLES, NodeRegistry, decode_nodes
 from fleet.probing import Answer
 from fleet.scale_snapshot import Member
@@ -78,10 +79,19 @@ def row(node_id: str, said: dict[str, Any]) -> list[Any]:
     return [node_id, str(NOW * 1000), [*words, said.get("history")]]
 
 
+@given(text=texts, name=st.sampled_from([*ROLES, "health", "idle", "drain"]))
+def test_a_record_that_is_sound_as_a_whole_is_what_it_is_part_by_part(text: str, name: str) -> None:
+    told: list[list[str]] = [[], []]
+    whole, parts = (read(text, name, each) for read, each in zip((read_object, _read_parts), told, strict=True))
+    assert repr(whole) == repr(parts)  # for a number that is none is not equal to itself
+    assert told[0] == told[1]
+
+
 @given(
     said=st.fixed_dictionaries(
         dict.fromkeys((*ROLES, "health", "idle", "drain", "history"), texts)
         | {"address": texts | addresses.map(json.dumps), "tailnet": texts | given_up.map(json.dumps)}
+        | {f"held:{part}": texts for part in HELD}
         | {"models": texts | model_marks.map(json.dumps), "held:models": texts | model_holdings.map(json.dumps)}
         | {f"{role}:at": instants for role in ROLES}
     )
