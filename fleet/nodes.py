@@ -95,19 +95,25 @@ class Node:
 
     def is_live(self, now: float) -> bool:
         """Whether it was heard lately."""
-        return not self.left and now - self.last_seen <= SILENT_AFTER
+        return self.standing(self.last_seen, now)[1]
 
     def status(self, now: float) -> str:
         """healthy, suspect, unhealthy, lost or left: the last judgement, corrected by what was heard since.
 
         A node heard again since it was judged lost is no longer; one that fell silent since is suspect.
         """
+        return self.standing(self.last_seen, now)[0]
+
+    def standing(self, last_seen: float, now: float) -> tuple[str, bool]:
+        """Its status, and whether it is live, if it was last heard then."""
         if self.left:
-            return "left"
-        judged = str(self.marks.get("health", {}).get("status", "healthy"))
-        if judged == "lost" and self.last_seen > float(self.marks["health"].get("at", 0)):
+            return "left", False
+        live = now - last_seen <= SILENT_AFTER
+        health = self.marks.get("health", {})
+        judged = str(health.get("status", "healthy"))
+        if judged == "lost" and last_seen > float(health.get("at", 0)):
             judged = "healthy"
-        return "suspect" if judged == "healthy" and not self.is_live(now) else judged
+        return ("suspect" if judged == "healthy" and not live else judged), live
 
     @property
     def reasons(self) -> list[str]:

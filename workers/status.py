@@ -20,7 +20,7 @@ def read_status(ledger: Ledger) -> dict[str, Any]:
     """The whole cluster as of now. Times are seconds since the epoch on Redis time, or None."""
     rows = ledger.read()
     now = int(rows[0]) / 1000
-    document = _cluster(rows, now)
+    document = cluster(rows, now)
     document["nodes"] = [node.document(now) for node in decode_nodes(rows[5])]
     return document
 
@@ -33,14 +33,14 @@ def read_overview(ledger: Ledger) -> dict[str, Any]:
     """
     rows = ledger.read(history=HISTORY_KEPT, brief=True)
     now = int(rows[0]) / 1000
-    document = _cluster(rows, now)
+    document = cluster(rows, now)
     document["nodes"] = _count(decode_brief(rows[5]), now)
     for name, *_, history in rows[1]:
         document["loops"][name]["history"] = [_past(run) for run in history]
     return document
 
 
-def _cluster(rows: list[Any], now: float) -> dict[str, Any]:
+def cluster(rows: list[Any], now: float) -> dict[str, Any]:
     """All of the document but the nodes."""
     _, loops, leader, beat, beats, _, counts, games = rows
     documents = {

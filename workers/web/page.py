@@ -19,6 +19,7 @@ from tornado.web import authenticated
 from fleet.nodes import NodeRegistry
 from workers.ledger import Ledger
 from workers.settings import no_answer
+from workers.web.document import StatusDocument
 
 T = TypeVar("T")
 
@@ -39,6 +40,7 @@ class Reader:
         self.redis = backbeat.redis
         self.ledger: Ledger = backbeat.ledger
         self.nodes: NodeRegistry = backbeat.fleet.nodes
+        self.document = StatusDocument(self.ledger)
         self._threads = ThreadPoolExecutor(max_workers, thread_name_prefix="backbeat")
 
     async def read(self, ask: Callable[[], T]) -> T:

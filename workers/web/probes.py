@@ -12,7 +12,7 @@ from redis import RedisError
 from tornado.web import authenticated
 
 from fleet.elo_board import EloBoard
-from workers.status import read_overview, read_status
+from workers.status import read_overview
 from workers.web.metrics import Collector
 from workers.web.page import Handler, Reader, again
 
@@ -25,7 +25,7 @@ class Status(Handler):
         self.set_header("Content-Type", "application/json")
         self.set_header("Cache-Control", "no-store")
         try:
-            body = await self.reader.read(lambda: to_json(read_status(self.reader.ledger)))
+            body = await self.reader.read(self.reader.document.read)
         except RedisError as error:
             self.set_status(503)
             body = to_json({"error": self.reader.trouble(error)})
