@@ -11,10 +11,11 @@ import time
 from pathlib import Path
 
 import click
+from click.shell_completion import get_completion_class
 
 from fleet.kinds import CENTRAL
 from schedules.plan import Plan, PlanError
-from workers import cli_cluster, cli_elo, cli_jobs, cli_loops, cli_models, cli_nodes, cli_scale, datadir
+from workers import cli_cluster, cli_elo, cli_jobs, cli_loops, cli_models, cli_nodes, cli_progress, cli_scale, datadir
 from workers.cli_cluster import DURATION, URL, Parsed, fail
 from workers.datadir import UpError
 from workers.settings import VERSION, Settings, SettingsError, check_credentials, check_node_id
@@ -39,6 +40,7 @@ for _command in (
     cli_nodes.nodes,
     cli_jobs.jobs,
     cli_models.models,
+    cli_progress.progress,
     cli_scale.scale,
     cli_elo.elo,
     cli_cluster.leader,
@@ -194,6 +196,10 @@ def check(file: Path) -> None:
     """Check a configuration FILE: every problem at once, with its line and what would be accepted.
 
     Without FILE: that of BACKBEAT_CONFIG, or config/unified_loop.yaml.
+
+    \b
+    Example:
+      backbeat check config/unified_loop.yaml
     """
     try:
         plan = load_plan(file)
@@ -204,6 +210,22 @@ def check(file: Path) -> None:
         click.echo(f"warning: {warning}", err=True)
     enabled = [name for name, stanza in plan.stanzas.items() if stanza.enabled]
     click.echo(f"{file}: {len(plan.stanzas)} loops, {len(enabled)} enabled: {', '.join(sorted(enabled))}")
+
+
+@backbeat.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print what lets SHELL complete commands, options and the names of loops.
+
+    \b
+    Examples:
+      eval "$(backbeat completion bash)"          # in ~/.bashrc
+      eval "$(backbeat completion zsh)"           # in ~/.zshrc
+      backbeat completion fish > ~/.config/fish/completions/backbeat.fish
+    """
+    made = get_completion_class(shell)
+    assert made is not None  # noqa: S101 - click has one for each of the choices
+    click.echo(made(backbeat, {}, "backbeat", "_BACKBEAT_COMPLETE").source())
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ from workers import datadir, show
 from workers.ledger import Ledger
 from workers.manager import LoopManager, RefusedByState, UnknownLoop
 from workers.settings import Settings, SettingsError, check_url, connect, no_answer
+from workers.status import read_overview
 
 
 class Cluster:
@@ -35,7 +36,8 @@ class Cluster:
     def __init__(self, url: str) -> None:
         self.url = url
         self.redis = connect(url)
-        self.manager = LoopManager(Ledger(self.redis), self._send)
+        self.ledger = Ledger(self.redis)
+        self.manager = LoopManager(self.ledger, self._send)
         self.nodes = NodeRegistry(self.redis)
         self.queue = JobQueue(self.redis)
 
@@ -77,6 +79,24 @@ class Parsed(click.ParamType[Any, Any]):
             return self._parse(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+def loop_names(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """The loops that a shell offers: those that are declared, for it must not wait for a server."""
+    from tasks.loop import discover
+
+    return [name for name in sorted(discover()) if name.startswith(incomplete)]
+
+
+@contextmanager
+def waiting(text: str) -> Iterator[None]:
+    """A sign of life on the terminal while something takes its time."""
+    console = Console(stderr=True, highlight=False)
+    if console.is_terminal:
+        with console.status(text):
+            yield
+    else:
+        yield
 
 
 DURATION = Parsed("duration", durations.parse)
@@ -165,22 +185,23 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON f
 
 
 @click.command()
-@click.argument("loop", required=False)
+@click.argument("loop", required=False, shell_complete=loop_names)
 @json_option
 @click.option("--watch", is_flag=True, help="Show it anew every second until Ctrl-C; with --json, a line each.")
 @on_cluster
 def status(cluster: Cluster, loop: str | None, as_json: bool, watch: bool) -> None:
-    """Show every loop and what is wrong, or one LOOP with its last error in full.
+    """Show every loop and what is wrong, or one LOOP with its last error in full, and its last runs.
 
     \b
     Examples:
       backbeat status --watch
       backbeat status queue_populator
       backbeat status --json | jq '.loops[] | select(.consecutive_errors > 0)'
+      backbeat status queue_populator --json | jq .history
     """
 
     def read() -> dict[str, Any]:
-        document = cluster.manager.get_status()
+        document = read_overview(cluster.ledger) if loop else cluster.manager.get_status()
         if loop is not None and loop not in document["loops"]:
             raise UnknownLoop(loop, list(document["loops"]))
         return document
@@ -244,7 +265,13 @@ def _watch(
 @json_option
 @on_cluster
 def leader(cluster: Cluster, as_json: bool) -> None:
-    """Show who leads, and since when. Exit code 1 when nobody does."""
+    """Show who leads, and since when. Exit code 1 when nobody does.
+
+    \b
+    Examples:
+      backbeat leader
+      backbeat leader --json | jq -r .node_id
+    """
     document = cluster.manager.get_status()
     printed(document["leader"], as_json, lambda _: show.leader(document))
     if document["leader"] is None:

@@ -9,7 +9,7 @@ import click
 
 from schedules import durations
 from workers import show
-from workers.cli_cluster import DURATION, Cluster, fail, on_cluster
+from workers.cli_cluster import DURATION, Cluster, fail, loop_names, on_cluster, waiting
 from workers.manager import UnknownLoop
 from workers.table import milliseconds, printable
 
@@ -23,7 +23,7 @@ REFUSALS = {
 
 
 @click.command()
-@click.argument("loop")
+@click.argument("loop", shell_complete=loop_names)
 @click.option(
     "--wait",
     type=DURATION,
@@ -49,14 +49,23 @@ def run(cluster: Cluster, loop: str, wait: float) -> None:
     if not wait:
         click.echo(f"{loop}: sent")
         return
+    with waiting(f"{loop} runs, for up to {durations.format(wait)}"):
+        manual = _outcome(cluster, loop, call, wait)
+    if manual is not None:
+        _tell(loop, manual)
+        return
+    fail(f"{loop}: no outcome within {durations.format(wait)}; see: backbeat status {loop}")
+
+
+def _outcome(cluster: Cluster, loop: str, call: str, wait: float) -> dict[str, Any] | None:
+    """What came of a manual run; None when nothing did in time."""
     give_up = time.monotonic() + wait
     while time.monotonic() < give_up:
-        manual = cluster.manager.get_all_status()[loop]["manual"]
+        manual: dict[str, Any] | None = cluster.manager.get_all_status()[loop]["manual"]
         if manual is not None and manual["call"] == call:
-            _tell(loop, manual)
-            return
+            return manual
         time.sleep(0.1)
-    fail(f"{loop}: no outcome within {durations.format(wait)}; see: backbeat status {loop}")
+    return None
 
 
 def _tell(name: str, manual: dict[str, Any]) -> None:
@@ -71,7 +80,7 @@ def _tell(name: str, manual: dict[str, Any]) -> None:
 
 
 def _steer(name: str, past: str, help_text: str) -> click.Command:
-    @click.argument("loops", nargs=-1, metavar="[LOOP]...")
+    @click.argument("loops", nargs=-1, metavar="[LOOP]...", shell_complete=loop_names)
     @click.option("--all", "everything", is_flag=True, help="Every loop.")
     @on_cluster
     def command(cluster: Cluster, loops: tuple[str, ...], everything: bool) -> None:
@@ -87,7 +96,7 @@ def _steer(name: str, past: str, help_text: str) -> click.Command:
             getattr(cluster.manager, name)(loop)
         click.echo(f"{past}: {', '.join(loops or known)}")
 
-    command.__doc__ = help_text
+    command.__doc__ = f"{help_text}\n\n\b\nExamples:\n  backbeat {name} elo_sync\n  backbeat {name} --all"
     return click.command(name=name)(command)
 
 
@@ -98,11 +107,16 @@ stop = _steer("stop", "stopped", "Stop loops: not even a manual run until start.
 
 
 @click.command()
-@click.argument("loop")
+@click.argument("loop", shell_complete=loop_names)
 @click.argument("every", type=DURATION)
 @on_cluster
 def interval(cluster: Cluster, loop: str, every: float) -> None:
-    """Let LOOP tick EVERY so often (30s, 5m), until the configuration's own interval is edited."""
+    """Let LOOP tick EVERY so often (30s, 5m), until the configuration's own interval is edited.
+
+    \b
+    Example:
+      backbeat interval queue_populator 5m
+    """
     try:
         cluster.manager.set_interval(loop, every)
     except ValueError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -78,6 +78,7 @@ def loop(document: Document, now: float) -> RenderableType:
         "missed": str(document["missed"]),
         "skipped": ", ".join(f"{why} {n}" for why, n in document["skipped"].items()) or "none",
         "counts": _counts(document["last_counts"]) or "none",
+        "history": history_says(document.get("history", ())),
     }
     table = facts(rows, {"state": STYLES[document["state"]]})
     if not document["last_error"]:
@@ -85,6 +86,17 @@ def loop(document: Document, now: float) -> RenderableType:
     title = f"last error, {ago(document['last_error_at'], now)}"
     text = Text(printable(f"{document['last_error']}\n\n{document['last_traceback'] or ''}".rstrip()))
     return Group(table, Text(), Panel(text, title=title, border_style="red" if document["consecutive_errors"] else ""))
+
+
+def history_says(history: Sequence[tuple[float, float, str]]) -> str:
+    """A loop's last runs in words; nothing without any."""
+    if not history:
+        return ""
+    ended = Counter(outcome for *_, outcome in history)
+    shortest, longest = (choose(duration for _, duration, _ in history) for choose in (min, max))
+    listed = ", ".join(f"{number} {outcome.replace('_', ' ')}" for outcome, number in ended.most_common())
+    runs = "the last run" if len(history) == 1 else f"last {len(history)} runs"
+    return f"{runs}: {listed}; {milliseconds(shortest)} to {milliseconds(longest)}"
 
 
 def leader(document: Document) -> Text:

@@ -36,3 +36,12 @@ def test_a_failed_run_is_a_retry_with_its_cause_and_a_good_one_a_success(house: 
     assert all(task_id.startswith("note:") for task_id in successes)
     page = urllib.request.urlopen(f"http://127.0.0.1:{port}/tasks", timeout=5).read().decode()
     assert "Flower" in page
+
+    # and its pages of ours, in the same process
+    loops = urllib.request.urlopen(f"http://127.0.0.1:{port}/loops", timeout=5).read().decode()
+    assert "no such luck" in loops
+    assert "in failing" in loops
+    assert ask("/status")["loops"]["failing"]["consecutive_errors"] > 0
+    metrics = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
+    assert 'backbeat_loop_runs_total{loop="note",outcome="succeeded"}' in metrics
+    assert 'flower_events_total{task="loops.note"' in metrics

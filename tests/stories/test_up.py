@@ -11,10 +11,13 @@ import sqlite3
 import subprocess
 import sys
 import time
+import urllib.request
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import psutil
 import pytest
@@ -241,12 +244,21 @@ def test_from_the_first_line_to_the_first_game_and_to_the_end(up: Callable[..., 
 
 
 def test_after_a_kill_the_next_up_clears_up_and_goes_on_beside_another(up: Callable[..., Up]) -> None:
-    other = up("other", "--nodes", "1")
+    other = up("other", "--nodes", "1", "--flower-auth", "ops:let-me-in")
     cluster = up("killed", "--nodes", "1", "--data", "da ta")
     cluster.until(lambda: cluster.completed() >= 2, "two completed jobs")
     cluster.until_said("ready after")
     other.until_said("ready after")
     theirs = other.children()
+    # with credentials, the dashboard has buttons, for those who know them
+    page = other.until_said(r"the loops at http://\S+/loops").removeprefix("the loops at ")
+    known = urllib.request.Request(page, headers={"Authorization": f"Basic {b64encode(b'ops:let-me-in').decode()}"})
+    with urllib.request.urlopen(known, timeout=10) as answer:
+        assert 'data-action="pause"' in answer.read().decode()
+    with pytest.raises(HTTPError, match="401") as refused:
+        urllib.request.urlopen(page, timeout=10)
+    refused.value.close()
+    assert not [pid for pid in theirs if "let-me-in" in words(psutil.Process(pid))]
     family = cluster.until(
         lambda: next((found for found in [cluster.family()] if any("selfplay" in words(each) for each in found)), None),
         "a running job",

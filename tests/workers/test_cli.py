@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -170,3 +171,37 @@ def test_a_command_starts_without_celery_for_it_is_slow_to_import() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+class TestCompletion:
+    """What a shell is told."""
+
+    @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+    def test_each_shell_gets_its_script(self, shell: str) -> None:
+        script = CliRunner().invoke(backbeat, ["completion", shell])
+        assert script.exit_code == 0
+        assert f"_BACKBEAT_COMPLETE={shell}_complete" in script.stdout
+
+    def test_commands_options_and_loops_are_offered_without_a_server(self, no_settings: None) -> None:
+        def offered(words: str) -> list[str]:
+            env = {"_BACKBEAT_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+            shown = CliRunner().invoke(backbeat, [], env=env, prog_name="backbeat").stdout
+            return [line.partition(",")[2] for line in shown.splitlines()]
+
+        assert offered("backbeat pro") == ["progress"]
+        assert offered("backbeat pause idle") == ["idle_detection"]
+        assert offered("backbeat run queue_") == ["queue_populator"]
+        assert offered("backbeat status job_") == ["job_reaper"]
+
+
+def test_every_command_helps_with_examples() -> None:
+    def commands(group: click.Group, called: str) -> dict[str, click.Command]:
+        found: dict[str, click.Command] = {}
+        for name, command in group.commands.items():
+            found[f"{called} {name}"] = command
+            if isinstance(command, click.Group):
+                found |= commands(command, f"{called} {name}")
+        return found
+
+    lacking = [name for name, each in commands(backbeat, "backbeat").items() if f"  {name}" not in (each.help or "")]
+    assert lacking == []

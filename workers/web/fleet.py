@@ -149,6 +149,7 @@ def _tone(title: str, percent: float | None) -> str:
 
 def _plots(totals: Sequence[Mapping[str, float]], now: float) -> list[dict[str, Any]]:
     """The last hour of the whole cluster."""
+    totals = [row for row in totals if "at" in row]
     if not totals:
         return []
     wanted = (

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from schedules import durations
 from workers.ledger import HISTORY_KEPT
-from workers.show import loop_trouble
+from workers.show import history_says, loop_trouble
 from workers.status import NODE_STATUSES, read_overview
 from workers.table import age, ago, milliseconds, until
 from workers.web.page import Page
@@ -78,7 +78,7 @@ def row(each: Document, now: float) -> dict[str, Any]:
         "error_ago": ago(each["last_error_at"], now),
         "traceback": (each["last_traceback"] or "").strip(),
         "spark": spark(each["history"], HISTORY_KEPT),
-        "spark_says": _spark_says(each["history"]),
+        "spark_says": history_says(each["history"]) or "no runs yet",
         "paused": each["paused"],
         "can_run": each["enabled"] and not each["stopped"],
     }
@@ -102,16 +102,6 @@ def _more(each: Document, now: float) -> str:
         case "stopped":
             return f"backbeat start {each['name']}"
     return ""
-
-
-def _spark_says(history: Sequence[tuple[float, float, str]]) -> str:
-    """The sparkline in words."""
-    if not history:
-        return "no runs yet"
-    ended = Counter(outcome for *_, outcome in history)
-    shortest, longest = (choose(duration for _, duration, _ in history) for choose in (min, max))
-    listed = ", ".join(f"{number} {outcome.replace('_', ' ')}" for outcome, number in ended.most_common())
-    return f"last {len(history)} runs: {listed}; {milliseconds(shortest)} to {milliseconds(longest)}"
 
 
 def troubles(overview: Document) -> Iterator[tuple[str, str, str]]:

@@ -24,7 +24,7 @@ def spark(runs: Sequence[tuple[float, float, str]], room: int) -> str:
     for place, (_, duration, outcome) in enumerate(shown, room - len(shown)):
         height = max(3.0, TALL * duration / longest) if longest else 3.0
         kind = outcome if outcome in ("succeeded", "failed") else "late"
-        paths.setdefault(kind, []).append(f"M{place * STEP + 1} {TALL}V{TALL - height:.3g}")
+        paths.setdefault(kind, []).append(f"M{place * STEP + 1} {TALL}V{max(0.0, TALL - height):.3g}")
         if kind != "succeeded":
             paths.setdefault(f"{kind} back", []).append(f"M{place * STEP + 1} {TALL}V0")
     drawn = "".join(f'<path class="run {kind}" d="{"".join(each)}"/>' for kind, each in sorted(paths.items()))

@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fleet.elo_board import ELO, TARGETS, decode
-from fleet.nodes import TOTALS, decode_total
+from workers.progress import NINETY_FIVE, read_progress
 from workers.table import age
 from workers.web.loops import Document
 from workers.web.page import Page
 from workers.web.plot import Point, ceiling, lines
 
-#: Seconds over which a rate is taken, and the least time that is plotted.
-RATE_OVER, LEAST = 300.0, 600.0
-#: How many standard deviations wide a 95 % bound is.
-NINETY_FIVE = 1.96
+#: The least time that is plotted, in seconds.
+LEAST = 600.0
 
 
 class ProgressPage(Page):
@@ -24,22 +21,14 @@ class ProgressPage(Page):
     name = "progress"
 
     def show(self) -> dict[str, Any]:
-        with self.reader.redis.pipeline(transaction=False) as pipe:
-            pipe.hgetall(ELO)
-            pipe.hgetall(TARGETS)
-            pipe.xrange(TOTALS)
-            pipe.time()
-            elo, targets, rows, (seconds, micros) = pipe.execute()
-        return words(decode(elo, targets), [decode_total(row) for _, row in rows], seconds + micros / 1e6)
+        return words(read_progress(self.reader.redis))
 
 
-def words(board: Mapping[str, Document], totals: Sequence[Mapping[str, float]], now: float) -> dict[str, Any]:
+def words(progress: Document) -> dict[str, Any]:
     """What the page says."""
-    return {
-        "as_of": now,
-        "configs": [config(each, now) for _, each in sorted(board.items())],
-        "plots": _plots(totals, now),
-    }
+    now = progress["now"]
+    configs = [config(each, now) for _, each in sorted(progress["elo"].items())]
+    return {"as_of": now, "configs": configs, "plots": _plots(progress["totals"], now)}
 
 
 def config(each: Document, now: float) -> dict[str, Any]:
@@ -83,33 +72,20 @@ def _elo_plot(history: Sequence[Point], target: float | None, now: float) -> dic
     }  # fmt: skip
 
 
-def _plots(totals: Sequence[Mapping[str, float]], now: float) -> list[dict[str, Any]]:
+def _plots(totals: Sequence[Mapping[str, Any]], now: float) -> list[dict[str, Any]]:
     """The queue and the rates over all the time that totals are kept."""
     if not totals:
         return []
-    depth = [(row["at"], sum(row.get(name, 0.0) for name in ("pending", "claimed", "running"))) for row in totals]
-    running = [(row["at"], row.get("running", 0.0)) for row in totals]
-    start = min(totals[0]["at"], now - LEAST)
+
+    def over_time(name: str) -> list[Point]:
+        return [(row["at"], row.get(name)) for row in totals]
+
+    span = (min(totals[0]["at"], now - LEAST), now)
     return [
-        _plot("Jobs in the queue", [("all", "s1", depth), ("running", "s2", running)], (start, now)),
-        _plot("Games an hour", [("", "s1", rate(totals, "games"))], (start, now)),
-        _plot("Jobs completed an hour", [("", "s1", rate(totals, "completed"))], (start, now)),
+        _plot("Jobs in the queue", [("all", "s1", over_time("depth")), ("running", "s2", over_time("running"))], span),
+        _plot("Games an hour", [("", "s1", over_time("games_per_hour"))], span),
+        _plot("Jobs completed an hour", [("", "s1", over_time("completed_per_hour"))], span),
     ]
-
-
-def rate(totals: Sequence[Mapping[str, float]], name: str) -> list[Point]:
-    """How fast a total grew, an hour, over the last RATE_OVER seconds of each row; a total that fell began anew."""
-    counted = [(row["at"], row[name]) for row in totals if name in row]
-    points: list[Point] = []
-    first = 0
-    for place, (at, value) in enumerate(counted):
-        if place and value < counted[place - 1][1]:
-            first = place
-        while first < place and counted[first + 1][0] <= at - RATE_OVER:
-            first += 1
-        before, start = counted[first]
-        points.append((at, 3600 * (value - start) / (at - before) if at > before else None))
-    return points
 
 
 def _plot(title: str, series: Sequence[tuple[str, str, Sequence[Point]]], span: tuple[float, float]) -> dict[str, Any]:
