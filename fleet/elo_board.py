@@ -1,38 +1,82 @@
-"""The board of Elo: how strong the models of each configuration are, and what is wanted of them."""
+"""What everybody is shown of ratings and targets, in Redis: written by elo_sync and queue_populator under their fences.
+
+One document a configuration, so that a page or a command needs no node's database.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic_core import from_json
 from redis import Redis
 
 from fleet.decoding import text_of
+from fleet.fence import UNFENCED, Fence, FenceRefused, script
 
-ELO = "{backbeat}:elo"  # hash: configuration -> what elo_sync published of it (JSON); "" -> digest of the whole set
-TARGETS = "{backbeat}:targets"  # hash: configuration -> its target, and since when it is met (JSON)
+ELO = "{backbeat}:elo"  # hash: config -> JSON, "" -> digest of the set that all of it follows from. No TTL
+TARGETS = "{backbeat}:targets"  # hash: config -> JSON {target, met, since, reason, at}. No TTL
+
+#: Entries of a ranking, and points of a curve.
+RANKED = 50
+POINTS = 500
+
+Document = Mapping[str, Any]
 
 
 class EloBoard:
-    """What elo_sync and queue_populator publish. Raises redis.RedisError when Redis is away."""
+    """Both hashes."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+        self._publish = redis.register_script(script("elo_publish"))
+
+    def digest(self) -> str:
+        """The digest (hex) of the matches that the published ratings follow from; empty when there are none."""
+        found: Any = self._redis.hget(ELO, "")
+        return "" if found is None else text_of(found)
+
+    def publish(self, documents: Mapping[str, Document], digest: str, *, fence: Fence = UNFENCED) -> None:
+        """Replace what stands there, by configuration. Raises FenceRefused, with nothing written."""
+        self._replace(ELO, {"": digest, **{config: json.dumps(each) for config, each in documents.items()}}, fence)
+
+    def targets(self, documents: Mapping[str, Document], *, fence: Fence = UNFENCED) -> None:
+        """Replace the targets, by configuration: {target, met, since, reason, at}. Raises FenceRefused."""
+        self._replace(TARGETS, {config: json.dumps(each) for config, each in documents.items()}, fence)
+
+    def read_targets(self) -> dict[str, dict[str, Any]]:
+        """The targets as they stand, by configuration."""
+        return _documents(self._redis.hgetall(TARGETS))
 
     def read(self) -> dict[str, dict[str, Any]]:
-        """By configuration, what is known of its Elo and its target; one round trip."""
+        """By configuration what elo_sync published, with what is said of its target under `target`; one round trip.
+
+        Either may be missing. What cannot be read is left out.
+        """
         with self._redis.pipeline(transaction=False) as pipe:
             pipe.hgetall(ELO)
             pipe.hgetall(TARGETS)
-            return decode(*pipe.execute())
+            elo, targets = map(_documents, pipe.execute())
+        merged = {}
+        for config in sorted(elo.keys() | targets.keys()):
+            merged[config] = {"config": config, **elo.get(config, {}), "target": targets.get(config)}
+        return merged
+
+    def _replace(self, key: str, fields: Mapping[str, str], fence: Fence) -> None:
+        words = [word for pair in fields.items() for word in pair]
+        if refused := self._publish(keys=[key, *fence.keys], args=[*fence.args, *words]):
+            raise FenceRefused(f"ratings: write refused, for a newer {text_of(refused)} exists")
 
 
-def decode(elo: Mapping[Any, Any], targets: Mapping[Any, Any]) -> dict[str, dict[str, Any]]:
-    """The two hashes as one, by configuration."""
-    board: dict[str, dict[str, Any]] = {}
-    for published in (elo, targets):
-        for name, value in sorted(published.items()):
-            if config := text_of(name):
-                board.setdefault(config, {"config": config}).update(from_json(value))
-    return board
+def _documents(stored: Mapping[Any, Any]) -> dict[str, dict[str, Any]]:
+    found = {}
+    for name, value in stored.items():
+        if not (config := text_of(name)):
+            continue
+        try:
+            document = json.loads(value)
+        except ValueError:
+            continue
+        if isinstance(document, dict):
+            found[config] = document
+    return found

@@ -24,7 +24,7 @@ def progress(cluster: Cluster, rows: int, as_json: bool) -> None:
     Examples:
       backbeat progress
       backbeat progress --json | jq '.totals[-1].games_per_hour'
-      backbeat progress --json | jq '.elo[] | select(.met | not) | .config'
+      backbeat progress --json | jq '.elo[] | select(.target.met | not) | .config'
     """
     document = read_progress(cluster.redis)
     printed(document, as_json, lambda console: show_progress.progress(document, rows, console.width))

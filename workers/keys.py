@@ -64,13 +64,6 @@ PAGE = (
     Key(job_keys.COUNTS, "hash", "none", "status:.., kind:..:.., outstanding:..:.., pending:.. -> jobs"),
     Key(job_keys.GAMES, "hash", "none", "board configuration -> games in completed jobs"),
     Key(job_keys.SEQ, "string", "none", "sequence number of the last job"),
-    Key(
-        elo_board.ELO,
-        "hash",
-        "none",
-        "board configuration -> ratings as they were published (JSON); '' -> digest of all",
-    ),
-    Key(elo_board.TARGETS, "hash", "none", "board configuration -> its target, and since when it is met (JSON)"),
     Key(scale_state.SCALING, "hash", "none", "what scaling knows from run to run (JSON), and `pinned` by an operator"),
     Key(elo_board.ELO, "hash", "none", "board configuration -> its ratings (JSON); the empty name -> the set's digest"),
     Key(

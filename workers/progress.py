@@ -7,7 +7,7 @@ from typing import Any
 
 from redis import Redis
 
-from fleet.elo_board import ELO, TARGETS, decode
+from fleet.elo_board import EloBoard
 from fleet.nodes import TOTALS, decode_total
 
 #: Seconds over which a rate is taken.
@@ -17,24 +17,22 @@ NINETY_FIVE = 1.96
 
 
 def read_progress(redis: Redis) -> dict[str, Any]:
-    """`now`, `elo` by configuration, and `totals`: a row a cycle of health_aggregation, oldest first. One round trip.
+    """`now`, `elo` by configuration, and `totals`: a row a cycle of health_aggregation, oldest first.
 
-    To what a row holds come `depth`, the jobs outstanding, and `games_per_hour` and `completed_per_hour`, over
-    the RATE_OVER seconds before it; None where that is not known.
+    Two round trips. To what a row holds come `depth`, the jobs outstanding, and `games_per_hour` and
+    `completed_per_hour`, over the RATE_OVER seconds before it; None where that is not known.
     """
     with redis.pipeline(transaction=False) as pipe:
-        pipe.hgetall(ELO)
-        pipe.hgetall(TARGETS)
         pipe.xrange(TOTALS)
         pipe.time()
-        elo, targets, rows, (seconds, micros) = pipe.execute()
+        rows, (seconds, micros) = pipe.execute()
     totals: list[dict[str, Any]] = [dict(row) for row in (decode_total(each) for _, each in rows) if "at" in row]
     for name in ("games", "completed"):
         for row, value in zip(totals, rates(totals, name), strict=True):
             row[f"{name}_per_hour"] = value
     for row in totals:
         row["depth"] = sum(row.get(name, 0) for name in ("pending", "claimed", "running"))
-    return {"now": seconds + micros / 1e6, "elo": decode(elo, targets), "totals": totals}
+    return {"now": seconds + micros / 1e6, "elo": EloBoard(redis).read(), "totals": totals}
 
 
 def rates(totals: Sequence[Mapping[str, Any]], name: str) -> list[float | None]:

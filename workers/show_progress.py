@@ -17,7 +17,9 @@ def progress(document: Document, rows: int, width: int) -> RenderableType:
     now, configs = document["now"], [each for _, each in sorted(document["elo"].items())]
     parts: list[RenderableType] = []
     if configs:
-        parts.append(fitted(_ELO, configs, now, width, lambda each: "green" if each.get("met") else ""))
+        parts.append(
+            fitted(_ELO, configs, now, width, lambda each: "green" if (each.get("target") or {}).get("met") else "")
+        )
     else:
         parts.append(Text("No ratings yet: elo_sync publishes them when there are matches.", style="yellow"))
     parts.append(Text())
@@ -42,10 +44,11 @@ def _best(each: Document, name: str, form: str = "{:,.0f}") -> str:
 
 
 def _target(each: Document, now: float) -> str:
-    if each.get("target") is None:
+    aim = each.get("target") or {}
+    if aim.get("target") is None:
         return ""
-    met = f", met {ago(each.get('since'), now)}" if each.get("met") else ""
-    return f"{each['target']:,.0f}{met}"
+    met = f", met {ago(aim.get('since'), now)}" if aim.get("met") else ""
+    return f"{aim['target']:,.0f}{met}"
 
 
 def _hourly(name: str) -> Any:

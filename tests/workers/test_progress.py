@@ -72,6 +72,6 @@ def test_the_command_shows_what_the_page_does(cli: Callable[..., Result], redis:
     for said in ("1,512", "± 39", "1,450, met 1h ago", "-3", "5 of 8", "300"):
         assert said in shown, said
     document: dict[str, Any] = json.loads(cli("progress", "--json").output)
-    assert document["elo"]["hex8_2p"]["target"] == 1450.0
+    assert document["elo"]["hex8_2p"]["target"]["target"] == 1450.0
     assert [row["games_per_hour"] for row in document["totals"]] == [None, 300.0]
     assert document["totals"][-1]["depth"] == 0

@@ -101,6 +101,10 @@ def _best(field: str) -> Callable[[Document], Iterator[Sample]]:
     return _elo(lambda each: (each.get("best") or {}).get(field))
 
 
+def _aim(field: str) -> Callable[[Document], Iterator[Sample]]:
+    return _elo(lambda each: (each.get("target") or {}).get(field))
+
+
 COUNTER, GAUGE, SUMMARY = CounterMetricFamily, GaugeMetricFamily, SummaryMetricFamily
 
 #: In words: name, type, meaning, labels. Counters get their `_total` from Prometheus's client.
@@ -142,9 +146,8 @@ FAMILIES = (
     Family("backbeat_elo_deviation", GAUGE, "Standard error of that, in Elo.", ("config",), _best("deviation")),
     Family("backbeat_elo_games", GAUGE, "Games that the best model has played in matches.", ("config",),
            _best("games")),
-    Family("backbeat_elo_target", GAUGE, "Elo that is wanted.", ("config",), _elo(lambda each: each.get("target"))),
-    Family("backbeat_elo_target_met", GAUGE, "1 when the target is met, else 0.", ("config",),
-           _elo(lambda each: int(each["met"]) if "met" in each else None)),
+    Family("backbeat_elo_target", GAUGE, "Elo that is wanted.", ("config",), _aim("target")),
+    Family("backbeat_elo_target_met", GAUGE, "1 when the target is met, else 0.", ("config",), _aim("met")),
     Family("backbeat_elo_published_timestamp_seconds", GAUGE, "When ratings were published last.", ("config",),
            _elo(lambda each: each.get("at"))),
 )  # fmt: skip

@@ -33,9 +33,10 @@ def words(progress: Document) -> dict[str, Any]:
 
 def config(each: Document, now: float) -> dict[str, Any]:
     """One configuration against its target."""
-    best, target = each.get("best"), each.get("target")
+    best, aim = each.get("best"), each.get("target") or {}
+    target = aim.get("target")
     history = [(float(at), float(elo)) for at, elo in each.get("history", ())]
-    met = bool(each.get("met"))
+    met = bool(aim.get("met"))
     return {
         "name": each["config"],
         "rating": "" if best is None else f"{best['rating']:,.0f}",
@@ -44,8 +45,8 @@ def config(each: Document, now: float) -> dict[str, Any]:
         "games": "" if best is None else f"{best['games']:,}",
         "target": "" if target is None else f"{target:,.0f}",
         "met": met,
-        "met_for": age(each["since"], now) if met and each.get("since") else "",
-        "reason": each.get("reason") or "",
+        "met_for": age(aim["since"], now) if met and aim.get("since") else "",
+        "reason": aim.get("reason") or "",
         "velocity": "" if each.get("velocity") is None else f"{each['velocity']:+,.0f} a day",
         "ranking": [
             {**rated, "rating": f"{rated['rating']:,.0f}", "bound": f"± {NINETY_FIVE * rated['deviation']:,.0f}"}
