@@ -48,6 +48,7 @@ bench: $(STAMP) ## print the benchmarks' ratios (about twenty-five minutes)
 	$(BIN)/python benchmarks/footprint.py
 	$(BIN)/python benchmarks/player_curve.py --generations 4
 	$(BIN)/python benchmarks/ingest.py
+	$(BIN)/python benchmarks/pages.py
 
 lock: $(STAMP) ## resolve requirements.lock again
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --extra openspiel --group dev pyproject.toml -o requirements.lock

@@ -91,7 +91,6 @@ def test_a_record_that_is_sound_as_a_whole_is_what_it_is_part_by_part(text: str,
     said=st.fixed_dictionaries(
         dict.fromkeys((*ROLES, "health", "idle", "drain", "history"), texts)
         | {"address": texts | addresses.map(json.dumps), "tailnet": texts | given_up.map(json.dumps)}
-        | {f"held:{part}": texts for part in HELD}
         | {"models": texts | model_marks.map(json.dumps), "held:models": texts | model_holdings.map(json.dumps)}
         | {f"{role}:at": instants for role in ROLES}
     )

@@ -106,6 +106,8 @@ def test_another_sites_page_cannot_press_a_button(guarded: Any, alpha: Any) -> N
     token = re.search(r"_xsrf=([^;]+)", guarded.ask("/loops").headers["Set-Cookie"])
     assert token
     ours = {"Sec_Fetch_Site": "same-origin", "Origin": guarded.url, "Cookie": f"_xsrf={token[1]}"}
+    assert press(**{**ours, "Sec_Fetch_Site": "cross-site"}, X_XSRFToken=token[1]) == 403
+    assert not paused(alpha)
     assert press(**ours, X_XSRFToken=token[1]) == 200
     assert paused(alpha)
 
