@@ -54,7 +54,8 @@ def words(overview: Document) -> dict[str, Any]:
 
 def row(each: Document, now: float) -> dict[str, Any]:
     """One loop as the page shows it."""
-    did = ", ".join(f"{name} {number:.10g}" for name, number in each["last_counts"].items())
+    counts = {name: f"{name} {number:.10g}" for name, number in each["last_counts"].items()}
+    did = [text for name, text in counts.items() if each["last_counts"][name]]
     return {
         "name": each["name"],
         "leader_only": each["leader_only"],
@@ -66,7 +67,8 @@ def row(each: Document, now: float) -> dict[str, Any]:
         "took": "" if each["last_duration_ms"] is None else milliseconds(each["last_duration_ms"]),
         "outcome": each["last_outcome"] or "",
         "by": each["last_run_by"] or "",
-        "did": did,
+        "did": ", ".join(did) or ("nothing" if counts else ""),
+        "counts": ", ".join(counts.values()),
         "next": until(each["next_run"], now),
         "runs": f"{each['run_count']:,}",
         "errors": f"{each['error_count']:,}",

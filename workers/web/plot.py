@@ -28,7 +28,8 @@ def spark(runs: Sequence[tuple[float, float, str]], room: int) -> str:
         if kind != "succeeded":
             paths.setdefault(f"{kind} back", []).append(f"M{place * STEP + 1} {TALL}V0")
     drawn = "".join(f'<path class="run {kind}" d="{"".join(each)}"/>' for kind, each in sorted(paths.items()))
-    return f'<svg class="spark" viewBox="0 0 {room * STEP} {TALL}" aria-hidden="true">{drawn}</svg>'
+    floor = f'<path class="floor" d="M0 {TALL}H{room * STEP}"/>'
+    return f'<svg class="spark" viewBox="0 0 {room * STEP} {TALL + 1}" aria-hidden="true">{floor}{drawn}</svg>'
 
 
 def bar(percent: float) -> str:
