@@ -295,7 +295,7 @@ def test_a_configuration_is_shown_against_its_target(served: Any, redis: Redis) 
     for said in ("<b>1,512</b>", "± 39", "target 1,600", "+100 a day", "412 games", "target met for 1h"):
         assert said in text, said
     assert 'class="line target"' in text
-    assert "No model of it has a rating yet" in text
+    assert "No model of it is rated yet" in text
 
 
 def test_the_queue_and_what_is_done_in_an_hour_are_plotted(served: Any, registry: NodeRegistry, redis: Redis) -> None:
