@@ -256,6 +256,9 @@ def test_every_link_leads_somewhere(page: str) -> None:
             continue
         file = (ROOT / page).parent / path if path else ROOT / page
         assert file.is_file(), f"{page}: {target}"
+        if file.suffix != ".md":
+            assert not anchor, f"{page}: {target}"
+            continue
         headings = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE)
         slugs = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
         assert not anchor or anchor in slugs, f"{page}: {target}"
