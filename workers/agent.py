@@ -15,7 +15,9 @@ from celery.signals import worker_shutting_down
 
 from fleet.meter import Meter
 from fleet.nodes import HEARTBEAT
+from workers.answering import Answering, worker_is_ready
 from workers.lease import LeaderLease
+from workers.mainloop import MAIN_LOOP
 from workers.membership import Membership
 from workers.presence import Presence
 from workers.pulse import Pulse
@@ -50,6 +52,12 @@ class AgentStep(bootsteps.StartStopStep):
 
     def include_if(self, consumer: Any) -> bool:
         return LOOPS_QUEUE in consumer.app.amqp.queues.consume_from
+
+    def create(self, consumer: Any) -> None:
+        """Before the first connection: probes are answered from here on."""
+        worker_shutting_down.connect(MAIN_LOOP.end, weak=False)
+        queues = {LOOPS_QUEUE, NODE + self.backbeat.settings.node_id}
+        Answering(self.backbeat.settings.run, "agent", lambda: worker_is_ready(consumer, self.presence, queues)).start()
 
     def start(self, consumer: Any) -> None:
         """In the consumer's thread, again after every reconnect. Raises WorkerShutdown: it must not run here."""

@@ -196,7 +196,7 @@ def create_app(settings: Settings, loops: Mapping[str, Loop] | None = None) -> C
     celery.conf.task_routes = {f"loops.{name}": {"queue": _queue(loop)} for name, loop in declared.items()}
     celery.backbeat = Backbeat(celery, settings, plan, declared)
     backbeat = celery.backbeat
-    celery.timetable = Timetable(backbeat.ledger, backbeat.fleet, backbeat.scheduled, plan.stanzas)
+    celery.timetable = Timetable(backbeat.ledger, backbeat.fleet, backbeat.scheduled, plan.stanzas, settings.run)
     for name in plan.stanzas:
         _register_loop(celery, declared[name])
     celery.task(name=RUN_JOB, bind=True, shared=False)(_run_job)

@@ -16,6 +16,7 @@ from click.shell_completion import get_completion_class
 from fleet.kinds import CENTRAL
 from schedules.plan import Plan, PlanError
 from workers import cli_cluster, cli_elo, cli_jobs, cli_loops, cli_models, cli_nodes, cli_progress, cli_scale, datadir
+from workers import probe as probing
 from workers.cli_cluster import DURATION, URL, Parsed, fail
 from workers.datadir import UpError
 from workers.settings import VERSION, Settings, SettingsError, check_credentials, check_node_id
@@ -226,6 +227,23 @@ def completion(shell: str) -> None:
     made = get_completion_class(shell)
     assert made is not None  # noqa: S101 - click has one for each of the choices
     click.echo(made(backbeat, {}, "backbeat", "_BACKBEAT_COMPLETE").source())
+
+
+@backbeat.command()
+@click.argument("question", type=click.Choice(probing.QUESTIONS))
+@click.argument("role", type=click.Choice(probing.ROLES))
+def probe(question: str, role: str) -> None:
+    """Ask this node's process of that ROLE whether it is alive, or ready: exit code 0 or 1, and the reason.
+
+    It is found by BACKBEAT_RUN, or BACKBEAT_DATA, which must be that process's own (Flower: FLOWER_PORT). Liveness
+    does not need the server; readiness does.
+
+    \b
+    Examples:
+      backbeat probe live agent
+      backbeat probe ready jobs
+    """
+    sys.exit(probing.main((question, role)))
 
 
 def main() -> None:

@@ -11,9 +11,13 @@ from celery.worker.consumer import Consumer as CeleryConsumer
 from celery.worker.state import maybe_shutdown
 from redis import RedisError
 
+from workers.mainloop import MAIN_LOOP
 from workers.settings import SettingsError, refuse_eviction
 
 log = logging.getLogger("backbeat.consumer")
+
+#: Seconds between two notes that the main loop turns.
+TURN_EVERY = 1.0
 
 
 class Worker(CeleryWorker):
@@ -34,14 +38,23 @@ class Consumer(CeleryConsumer):
             if self.broker_connection_retry_attempt % 20 == 1:
                 _log(conn, error)
 
+        def wait() -> None:
+            MAIN_LOOP.turn()
+            maybe_shutdown()
+
         conn = conn.ensure_connection(
-            tell, None, interval_start=0.2, interval_step=0.2, interval_max=1.0, callback=maybe_shutdown
+            tell, None, interval_start=0.2, interval_step=0.2, interval_max=1.0, callback=wait
         )
         self.broker_connection_retry_attempt = 0
         if self.first_connection_attempt:
             self._refuse_eviction()
         self.first_connection_attempt = False
         return conn
+
+    def register_with_event_loop(self, hub: Any) -> None:
+        """Once a connection; what is registered here ends with it."""
+        super().register_with_event_loop(hub)
+        hub.call_repeatedly(TURN_EVERY, MAIN_LOOP.turn)
 
     def _refuse_eviction(self) -> None:
         try:

@@ -24,6 +24,8 @@ from celery.worker.state import maybe_shutdown
 from fleet.execution import sweep
 from fleet.jobs import POLL_EVERY, QUEUE, Holder
 from tasks.job import JobRunner
+from workers.answering import Answering, worker_is_ready
+from workers.mainloop import MAIN_LOOP
 from workers.presence import Presence, Reporter
 from workers.pulse import Pulse
 
@@ -56,6 +58,16 @@ class JobsStep(bootsteps.StartStopStep):
     def include_if(self, consumer: Any) -> bool:
         return bool(_queues(consumer))
 
+    def create(self, consumer: Any) -> None:
+        """Before the first connection: probes are answered from here on."""
+        worker_shutting_down.connect(MAIN_LOOP.end, weak=False)
+        queues = set(_queues(consumer).values())
+        Answering(
+            self.backbeat.settings.run,
+            "jobs",
+            lambda: worker_is_ready(consumer, self.presence, set() if self.node_drains else queues),
+        ).start()
+
     def start(self, consumer: Any) -> None:
         """In the consumer's thread, again after every reconnect."""
         self.consumer = consumer
@@ -87,6 +99,7 @@ class JobsStep(bootsteps.StartStopStep):
         give_up = time.monotonic() + self.backbeat.settings.drain + 5
         while True:
             maybe_shutdown()
+            MAIN_LOOP.turn()
             try:
                 fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return

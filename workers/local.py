@@ -163,6 +163,7 @@ class Local:
             # its nodes are all on this machine
             "BACKBEAT_BIND": "127.0.0.1",
             "BACKBEAT_PORT": "0",
+            "BACKBEAT_RUN": "",  # each in its own data directory
             "BACKBEAT_STORE": os.environ.get("BACKBEAT_STORE") or str(self.data / "store"),
             "PYTHONUNBUFFERED": "1",
             **own,

@@ -26,6 +26,8 @@ from celery.worker import state
 from redis import RedisError
 
 from fleet.nodes import HEARTBEAT, NodeRegistry, NodeTaken
+from workers.lease import boottime
+from workers.mainloop import MAIN_LOOP
 from workers.pulse import Pulse
 from workers.settings import VERSION
 
@@ -69,6 +71,8 @@ class Presence:
         self._owner = uuid.uuid4().hex
         self._facts: dict[str, Any] = {**identity(), "version": VERSION}
         self._held = self._leaving = False
+        #: When the server took the last heartbeat, on CLOCK_BOOTTIME.
+        self.heard_at: float | None = None
         self._pulse = Pulse("node-heartbeat", HEARTBEAT, self._beat)
 
     def take(self) -> None:
@@ -78,6 +82,7 @@ class Presence:
         away = False
         while True:
             state.maybe_shutdown()
+            MAIN_LOOP.turn()
             try:
                 self._report(take=dead)
                 return
@@ -136,6 +141,7 @@ class Presence:
             self._node_id, self._role, facts, owner=self._owner, history=self._reporter.history(), take=take
         )
         self._held = True
+        self.heard_at = boottime()
         self._facts.setdefault("since", at)
         # the server read its clock somewhere between the two
         self._facts["clock_offset"] = round((sent_at + self._wall()) / 2 - at, 3) + 0.0  # never -0.0

@@ -19,6 +19,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from schedules import durations
+from workers.probe import run_directory
 
 log = logging.getLogger("backbeat.settings")
 
@@ -40,7 +41,8 @@ class Settings:
     `BACKBEAT_CAPABILITIES` (cpu), `BACKBEAT_DRAIN` (how long running jobs may go on after SIGTERM: 10s),
     `BACKBEAT_BIND` and `BACKBEAT_PORT` (where the agent answers probes: `*`, every address; 0, any free port),
     `BACKBEAT_TAILSCALE_AUTH_KEY_FILE` (instead of `tailnet.auth_key_file`),
-    `BACKBEAT_STORE` (instead of `store.url`). An empty one counts as absent.
+    `BACKBEAT_STORE` (instead of `store.url`), `BACKBEAT_RUN` (where its processes answer probes:
+    `run` in `BACKBEAT_DATA`). An empty one counts as absent.
     """
 
     redis_url: str = "redis://127.0.0.1:6379/0"
@@ -53,6 +55,7 @@ class Settings:
     port: int = 0
     auth_key_file: Path | None = None
     store: str | None = None
+    run: Path = Path(".backbeat/run")
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str] = os.environ) -> Settings:
@@ -76,6 +79,7 @@ class Settings:
             port=read("BACKBEAT_PORT", str(cls.port), _port),
             auth_key_file=read("BACKBEAT_TAILSCALE_AUTH_KEY_FILE", "", lambda name: Path(name) if name else None),
             store=read("BACKBEAT_STORE", "", lambda url: url or None),
+            run=run_directory(env),
         )
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from fleet.fleet import Fleet
 from schedules.plan import Stanza
+from workers.answering import Answering, beat_is_ready
+from workers.lease import boottime
 from workers.ledger import Claim, Ledger, Scheduled
+from workers.mainloop import MAIN_LOOP
 from workers.runner import RUN_TTL, record_vanished
 from workers.settings import exit_if_evicting, refuse_eviction
 
@@ -19,16 +23,30 @@ class Timetable:
     """The timetable of one beat replica."""
 
     def __init__(
-        self, ledger: Ledger, fleet: Fleet, scheduled: Sequence[Scheduled], stanzas: Mapping[str, Stanza]
+        self,
+        ledger: Ledger,
+        fleet: Fleet,
+        scheduled: Sequence[Scheduled],
+        stanzas: Mapping[str, Stanza],
+        run: Path,
     ) -> None:
         self._ledger, self._fleet, self._scheduled, self._stanzas = ledger, fleet, scheduled, stanzas
-        self._seeded = False
+        self._run = run
+        self._seeded = self._active = False
+        self._polled_at: float | None = None
 
     def prepare(self) -> None:
+        Answering(self._run, "beat", lambda: beat_is_ready(self._polled_at, self._active)).start()
         exit_if_evicting(self._ledger.redis)
 
     def poll(self, token: str, identity: str, ttl: float) -> Claim:
         """Renew or take the beat lease and claim due ticks. Only the active replica seeds."""
+        MAIN_LOOP.turn()
+        claim = self._claim(token, identity, ttl)
+        self._polled_at, self._active = boottime(), claim.active
+        return claim
+
+    def _claim(self, token: str, identity: str, ttl: float) -> Claim:
         claim = self._ledger.claim(token, identity, ttl=ttl, grace=GRACE)
         if not claim.active:
             self._seeded = False

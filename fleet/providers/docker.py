@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 LABEL_NODE, LABEL_PROCESS, LABEL_KEY = "backbeat.node", "backbeat.process", "backbeat.key"
 DATA = "/data"
 #: Of our own environment, what a container gets another value of, or none.
-_OWN = ("BACKBEAT_NODE_ID", "BACKBEAT_DATA", "BACKBEAT_INSTANCES", "BACKBEAT_UP")
+_OWN = ("BACKBEAT_NODE_ID", "BACKBEAT_DATA", "BACKBEAT_INSTANCES", "BACKBEAT_RUN", "BACKBEAT_UP")
 
 Container = dict[str, Any]
 

@@ -178,7 +178,12 @@ class Local:
         }
         # Celery obeys its own variables before anything that an app is told
         inherited = {name: value for name, value in self._environment.items() if not name.startswith("CELERY_")}
-        own = {"BACKBEAT_INSTANCES": str(self.folder), "BACKBEAT_PORT": "0", "PYTHONUNBUFFERED": "1"}
+        own = {
+            "BACKBEAT_INSTANCES": str(self.folder),
+            "BACKBEAT_PORT": "0",
+            "BACKBEAT_RUN": "",
+            "PYTHONUNBUFFERED": "1",
+        }
         env = inherited | node.mark | own
         logs = node.folder / "logs"
         try:

@@ -89,8 +89,8 @@ class House:
     def jobs(self, node: str, slots: int = 2, **env: str) -> Process:
         return self._worker(f"{node}-jobs", node, ["-n", f"jobs@{node}", "-Q", "jobs.cpu", "-c", str(slots)], **env)
 
-    def beat(self, name: str = "beat") -> Process:
-        return self.process(name, ["beat", "-l", "INFO"])
+    def beat(self, name: str = "beat", **env: str) -> Process:
+        return self.process(name, ["beat", "-l", "INFO"], **{"BACKBEAT_RUN": str(self.folder / f"run-{name}"), **env})
 
     def _worker(self, name: str, node: str, arguments: list[str], **env: str) -> Process:
         (self.folder / node).mkdir(exist_ok=True)

@@ -32,8 +32,15 @@ class TestTheEnvironment:
             "BACKBEAT_DRAIN": "1m",
         }
         assert Settings.from_environment(env) == Settings(
-            "rediss://:secret@example:6380/1", Path("here.yaml"), Path("there"), "n-1.lab", ("cpu", "gpu"), 60.0
+            "rediss://:secret@example:6380/1",
+            Path("here.yaml"),
+            Path("there"),
+            "n-1.lab",
+            ("cpu", "gpu"),
+            60.0,
+            run=Path("there/run"),
         )
+        assert Settings.from_environment({**env, "BACKBEAT_RUN": "/run/x"}).run == Path("/run/x")
 
     def test_counts_an_empty_variable_as_absent(self) -> None:
         names = ("REDIS_URL", "CONFIG", "DATA", "NODE_ID", "CAPABILITIES", "DRAIN")
