@@ -117,6 +117,7 @@ class Answering:
                 with reachable(self._path) as short:
                     server.bind(short)
                 server.listen(16)
+                server.settimeout(None)  # Celery's beat sets a default of 30 s
             except OSError:
                 server.close()
                 raise
