@@ -39,7 +39,7 @@ LABEL org.opencontainers.image.title="Backbeat" \
     org.opencontainers.image.description="The background loops of a distributed self-play training cluster"
 RUN groupadd --gid 10001 backbeat \
     && useradd --uid 10001 --gid backbeat --home-dir /data --no-create-home --shell /usr/sbin/nologin backbeat \
-    && install -d -o backbeat -g backbeat /data /store /run/backbeat \
+    && install -d -o backbeat -g backbeat /data /store \
     && rm -f /var/log/faillog /var/log/lastlog
 COPY --from=build /opt/backbeat /opt/backbeat
 COPY deploy/entrypoint.sh /opt/backbeat/bin/
@@ -47,7 +47,7 @@ COPY deploy/entrypoint.sh /opt/backbeat/bin/
 COPY examples /app/examples
 COPY config /app/config
 ENV PATH=/opt/backbeat/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
-    BACKBEAT_CONFIG=/app/config/unified_loop.yaml BACKBEAT_DATA=/data BACKBEAT_RUN=/run/backbeat
+    BACKBEAT_CONFIG=/app/config/unified_loop.yaml BACKBEAT_DATA=/data BACKBEAT_RUN=/tmp/backbeat
 USER backbeat
 WORKDIR /data
 STOPSIGNAL SIGTERM

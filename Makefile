@@ -4,10 +4,10 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check format bench lock clean
+.PHONY: help install run test test-containers check format bench lock clean
 
 help: ## show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## a virtual environment in .venv, from the lock
 
@@ -23,6 +23,9 @@ run: $(STAMP) ## a whole cluster on this machine: server, two nodes, beat, Flowe
 
 test: $(STAMP) ## every test (PYTEST_ARGS='-k name' narrows)
 	$(BIN)/python -m pytest -n 4 --dist worksteal $(PYTEST_ARGS)
+
+test-containers: $(STAMP) ## the images and the cluster on a real engine (root starts one)
+	tests/containers/lane.sh $(BIN)/python -m pytest -m containers $(PYTEST_ARGS) tests/containers tests/fleet/providers
 
 check: $(STAMP) ## format, lint, types, import rules
 	$(BIN)/ruff format --check .

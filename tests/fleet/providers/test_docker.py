@@ -90,19 +90,20 @@ def test_without_an_engine_the_error_says_where_it_was_looked_for(tmp_path):
     gc.collect()
 
 
-def test_on_a_real_engine_a_node_starts_and_ends():
+@pytest.mark.containers
+def test_on_a_real_engine_a_node_starts_and_ends(lacking):
     """With any image that is there and has a shell; it downloads none."""
     if (
         shutil.which("docker") is None
         or subprocess.run(["docker", "info"], capture_output=True, check=False).returncode
     ):
-        pytest.skip("no Docker engine answers here")
+        lacking("no Docker engine answers here")
     listed = subprocess.run(
         ["docker", "images", "--format", "{{.Repository}}:{{.Tag}}", "--filter", "dangling=false"],
         capture_output=True, check=True, text=True,
     )  # fmt: skip
     if not (images := listed.stdout.split()):
-        pytest.skip("the Docker engine has no image")
+        lacking("the Docker engine has no image")
     name = f"auto-{secrets.randbelow(10**9)}-1"
     sleep = ("sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.1; done")
     commands = {"agent": sleep, "jobs": sleep}
