@@ -32,6 +32,10 @@ _VERSION = re.compile(r"([a-z][a-z0-9]*_[2-9]p)-g[0-9]{4,}-[0-9a-f]{12}")
 _DIGITS = re.compile(r"-?[0-9]{1,19}")
 
 
+# made once: json.dumps makes one for each call with separators
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
 class Refused(Exception):
     """This is no match that can be counted; the message says why."""
 
@@ -75,7 +79,7 @@ class Match(NamedTuple):
 
 def compact(value: Any) -> str:
     """JSON as it stands in canonical texts."""
-    return json.dumps(value, separators=(",", ":"))
+    return _encode(value)
 
 
 def hash_of(text: str) -> bytes:

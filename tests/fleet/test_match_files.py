@@ -15,6 +15,7 @@ from fleet.match import Match, match, result
 from fleet.match_audit import verify
 from fleet.match_export import export_csv, export_db
 from fleet.match_files import FileRefused, merge_file, rows_in
+from fleet.match_rows import WRITTEN, written
 from fleet.match_set import MatchSet, Merged
 from fleet.match_texts import TextRefused, read_csv, read_pgn
 from tests.fleet.match_stage import T0, matches, played, row, write_original
@@ -87,6 +88,20 @@ def test_a_file_of_ours_that_lies_is_read_as_any_other(tmp_path: Path, source: P
     with closing(sqlite3.connect(source, isolation_level=None)) as db:
         db.execute(f"UPDATE match_history SET {lie} WHERE game_id = 'm00005'")
     assert merged(tmp_path, source).merged == len(FOUND)
+    with matches(tmp_path / "own.db") as own:
+        query = f"SELECT {', '.join(WRITTEN)} FROM match_history WHERE game_id = 'm00005'"
+        stored = own.find("m00005")
+        assert stored is not None
+        assert own.db.execute(query).fetchone() == written(stored), "every column says the same"
+
+
+def test_an_id_that_stands_there_twice_counts_once(tmp_path: Path, source: Path) -> None:
+    columns = ", ".join(WRITTEN)
+    with closing(sqlite3.connect(source, isolation_level=None)) as db:
+        db.execute("DROP INDEX backbeat_match_ids")
+        db.execute(f"INSERT INTO match_history ({columns}) SELECT {columns} FROM match_history")
+    found = merged(tmp_path, source)
+    assert (found.merged, found.refused) == (len(FOUND), 0)
 
 
 @pytest.mark.parametrize(

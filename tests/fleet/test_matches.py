@@ -410,3 +410,20 @@ def test_threads_of_an_agent_and_jobs_write_at_the_same_time(tmp_path: Path) -> 
         assert verify(found).sound
         assert found.state().matches == 85 + 60
         assert sum(outcomes(found.db, "hex8_2p").values()) == 145
+
+
+def test_ratings_that_were_computed_in_vain_are_not_written_over_newer_ones(tmp_path: Path) -> None:
+    """Another process merges and rates while this one computes."""
+
+    class Slow(Rules):
+        def rate(self, found: Any) -> Any:
+            with matches(tmp_path / FILE) as other:
+                other.merge(map(played, range(1, 9)))
+                settle(other.db, Rules())
+            return super().rate(found)
+
+    with matches(tmp_path / FILE) as found:
+        found.merge([played(0)])
+        assert settle(found.db, Slow()) == []
+        assert {row[5] for row in published(found)} == {9}
+        assert settle(found.db, Rules()) == []

@@ -193,9 +193,7 @@ PLACES = st.tuples(
 
 @given(low=PLACES, high=PLACES)
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-def test_the_sum_of_a_range_is_that_of_its_elements(
-    full: MatchSet, low: match_ranges.Key, high: match_ranges.Key
-) -> None:
+def test_the_sum_of_a_range_is_that_of_its_elements(full: MatchSet, low: Key, high: Key) -> None:
     low, high = ((at, name.strip("\0")) for at, name in (low, high))
     digest = 0
     inside = [each for each in match_ranges.listed(full.db, FIRST, LAST) if low <= each.key < high]
