@@ -19,7 +19,7 @@ from fleet.asking import Answered
 from fleet.elo_exchange import exchange
 from fleet.match import Match, match, result
 from fleet.match_audit import verify
-from fleet.match_ranges import FIRST, LAST
+from fleet.match_ranges import FIRST, LAST, Key
 from fleet.match_ratings import Rules, outcomes, settle
 from fleet.match_set import MatchSet
 from fleet.match_store import connect
