@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib import resources
 from typing import Any
 
@@ -306,10 +307,15 @@ def decode_brief(rows: list[Any]) -> list[Node]:
     nodes = []
     for node_id, last_seen, (*instants, health) in rows:
         heard = {role: at for role, text in zip(ROLES, instants, strict=True) if (at := read_instant(text)) is not None}
-        judged = read_object(health, "health", []) if health else None
+        judged = _judged(health) if health else None
         marks = {"health": judged} if judged else {}
         nodes.append(Node(text_of(node_id), float(last_seen) / 1000, {role: {} for role in heard}, heard, marks))
     return nodes
+
+
+@lru_cache(maxsize=10_000)  # a judgement is read far more often than made
+def _judged(text: str | bytes) -> Mapping[str, Any] | None:
+    return read_object(text, "health", [])
 
 
 def _node(node_id: str, last_seen: float, fields: Mapping[str, Any]) -> Node:

@@ -92,8 +92,8 @@ def history_says(history: Sequence[tuple[float, float, str]]) -> str:
     """A loop's last runs in words; nothing without any."""
     if not history:
         return ""
-    ended = Counter(outcome for *_, outcome in history)
-    shortest, longest = (choose(duration for _, duration, _ in history) for choose in (min, max))
+    _, durations, outcomes = zip(*history, strict=True)
+    ended, shortest, longest = Counter(outcomes), min(durations), max(durations)
     listed = ", ".join(f"{number} {outcome.replace('_', ' ')}" for outcome, number in ended.most_common())
     runs = "the last run" if len(history) == 1 else f"last {len(history)} runs"
     return f"{runs}: {listed}; {milliseconds(shortest)} to {milliseconds(longest)}"

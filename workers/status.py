@@ -193,8 +193,8 @@ def _count(nodes: list[Node], now: float) -> dict[str, Any]:
 
 
 def _past(run: str) -> tuple[float, float, str]:
-    at, duration, outcome = run.split("|", 2)
-    return int(at) / 1000, float(duration), outcome
+    at, duration, outcome = run.split("|")
+    return float(at) / 1000, float(duration), outcome
 
 
 def _pairs(flat: list[str]) -> dict[str, str]:

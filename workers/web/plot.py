@@ -19,7 +19,7 @@ def spark(runs: Sequence[tuple[float, float, str]], room: int) -> str:
     Behind those that did not succeed stands a pale bar of the whole height, for a failure is often a short one.
     """
     shown = runs[-room:]
-    longest = max((duration for _, duration, _ in shown), default=0.0)
+    longest = max([duration for _, duration, _ in shown], default=0.0)
     paths: dict[str, list[str]] = {}
     for place, (_, duration, outcome) in enumerate(shown, room - len(shown)):
         height = max(3.0, TALL * duration / longest) if longest else 3.0
