@@ -188,7 +188,7 @@ class TestCompletion:
             shown = CliRunner().invoke(backbeat, [], env=env, prog_name="backbeat").stdout
             return [line.partition(",")[2] for line in shown.splitlines()]
 
-        assert offered("backbeat pro") == ["progress"]
+        assert offered("backbeat prog") == ["progress"]
         assert offered("backbeat pause idle") == ["idle_detection"]
         assert offered("backbeat run queue_") == ["queue_populator"]
         assert offered("backbeat status job_") == ["job_reaper"]
