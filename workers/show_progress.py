@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from workers.progress import NINETY_FIVE
+from workers.progress import NINETY_FIVE, best_of
 from workers.table import Column, Document, ago, fitted
 
 
@@ -39,8 +39,12 @@ def spread(rows: Sequence[Any], number: int) -> list[Any]:
 
 
 def _best(each: Document, name: str, form: str = "{:,.0f}") -> str:
-    best = each.get("best")
+    best = best_of(each)
     return "" if best is None else form.format(best[name])
+
+
+def _bound(best: Document | None) -> str:
+    return "" if best is None else f"± {NINETY_FIVE * best['deviation']:,.0f}"
 
 
 def _target(each: Document, now: float) -> str:
@@ -58,7 +62,7 @@ def _hourly(name: str) -> Any:
 _ELO = (
     Column("config", lambda each, _: each["config"], right=False),
     Column("elo", lambda each, _: _best(each, "rating")),
-    Column("95 %", lambda each, _: "" if not each.get("best") else f"± {NINETY_FIVE * each['best']['deviation']:,.0f}"),
+    Column("95 %", lambda each, _: _bound(best_of(each))),
     Column("target", _target, right=False),
     Column("a day", lambda each, _: "" if each.get("velocity") is None else f"{each['velocity']:+,.0f}", optional=2),
     Column("games", lambda each, _: _best(each, "games"), optional=3),
