@@ -68,9 +68,9 @@ class Node:
     roles: Mapping[str, Mapping[str, Any]]
     heard: Mapping[str, float] = field(default_factory=dict)
     marks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    held: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     history: Sequence[Sequence[float | None]] = ()
     unread: Sequence[str] = ()
+    held: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def host(self) -> str:
@@ -333,7 +333,7 @@ def _node(node_id: str, last_seen: float, fields: Mapping[str, Any]) -> Node:
     for part in HELD:
         if (text := fields[_HELD + part]) and (value := read_object(text, _HELD + part, unread)) is not None:
             held[part] = value
-    return Node(node_id, last_seen, roles, heard, marks, held, read_rows(fields.get("history")), tuple(unread))
+    return Node(node_id, last_seen, roles, heard, marks, read_rows(fields.get("history")), tuple(unread), held)
 
 
 def _ms(now: float | None) -> str:

@@ -67,8 +67,8 @@ def load(path: Path, loops: Mapping[str, type[BaseModel]], sections: type[BaseMo
     """Read `path` for the declared `loops` (name -> class of its options) and the other `sections`.
 
     With `extends: other.yaml` (beside this file) the file takes over every stanza and section of the
-    other that it does not have itself. A section declared with `json_schema_extra={"in_file": True}` may
-    be the name of a file (beside this one) that holds it.
+    other (which may extend a third) that it does not have itself. A section declared with
+    `json_schema_extra={"in_file": True}` may be the name of a file (beside this one) that holds it.
 
     Raises PlanError with all mistakes in the file, and TypeError when the declarations clash: a loop
     named as a section, or an option named as a cadence key.
@@ -88,8 +88,10 @@ def _refuse_clashes(loops: Mapping[str, type[BaseModel]], sections: type[BaseMod
 class _Planner:
     """Turns the values of one file into models and notes what does not fit them."""
 
-    def __init__(self, path: Path, *, is_base: bool = False) -> None:
-        self.path, self.is_base = path, is_base
+    def __init__(self, path: Path, extended_by: tuple[Path, ...] = ()) -> None:
+        self.path = path
+        #: this file and those that extend it, resolved
+        self.line = (*extended_by, path.resolve())
         self.problems = Problems(path)
         self.fitting = Fitting(self.problems, foreign.LOOPS)
         self.warnings: list[str] = []
@@ -116,7 +118,7 @@ class _Planner:
         others = self.fitting.validated(sections, stated, ())
         if base is not None and others is not None:
             others = base.sections.model_copy(update={name: getattr(others, name) for name in stated})
-        self.refuse_unknown_loops(others, loops)
+        self.refuse_unknown_loops(others, stated, loops)
         complete = {name: stanza for name, stanza in stanzas.items() if stanza is not None}
         if self.problems or self.elsewhere or others is None:
             raise PlanError([*self.problems.error().problems, *self.elsewhere])
@@ -124,11 +126,13 @@ class _Planner:
         warnings = (*self.fitting.warnings(), *self.warnings)
         return Plan(self.path, MappingProxyType(complete), others.model_copy(update=found), warnings)
 
-    def refuse_unknown_loops(self, sections: BaseModel | None, loops: Mapping[str, type[BaseModel]]) -> None:
-        """Sections may name loops: `loops_named()` says where. Each must be declared."""
+    def refuse_unknown_loops(
+        self, sections: BaseModel | None, stated: Mapping[str, Any], loops: Mapping[str, type[BaseModel]]
+    ) -> None:
+        """Sections may name loops: `loops_named()` says where. What the file says of them must be declared."""
         named: Mapping[Keys, str] = getattr(sections, "loops_named", dict)()
         for keys, name in named.items():
-            if name not in loops:
+            if keys[0] in stated and name not in loops:
                 meant = " or ".join(map(repr, nearest(name, loops)))
                 hint = f"did you mean {meant}?" if meant else f"loops: {', '.join(sorted(loops))}"
                 self.problems.add(keys, "no loop has this name", hint, name)
@@ -137,11 +141,14 @@ class _Planner:
         """The plan that this file extends. Raises PlanError with the other file's mistakes."""
         if stated is None:
             return None
-        if self.is_base or not isinstance(stated, str):
-            wanted = "not in a file that is extended itself" if self.is_base else "should be the name of a file"
-            self.problems.add((EXTENDS,), wanted, value=stated)
+        if not isinstance(stated, str):
+            self.problems.add((EXTENDS,), "should be the name of a file", value=stated)
             raise self.problems.error()
-        plan = _Planner(self.path.parent / stated, is_base=True).plan(loops, sections)
+        other = self.path.parent / stated
+        if other.resolve() in self.line:
+            self.problems.add((EXTENDS,), "leads back to this file, or to one that extends it", value=stated)
+            raise self.problems.error()
+        plan = _Planner(other, self.line).plan(loops, sections)
         self.warnings.extend(plan.warnings)
         return plan
 

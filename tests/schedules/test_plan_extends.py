@@ -45,12 +45,21 @@ def test_nothing_but_extends_is_the_other_file(tmp_path: Path) -> None:
     assert {name: stanza.interval for name, stanza in plan.stanzas.items()} == {"a": 10, "b": 20}
 
 
+def test_a_file_that_is_extended_may_extend_another(tmp_path: Path) -> None:
+    (tmp_path / "first.yaml").write_text(BASE)
+    plan = read(tmp_path, "extends: base.yaml\nb: {interval: 3s}\n", "extends: first.yaml\na: {interval: 1s}\n")
+    assert {name: stanza.interval for name, stanza in plan.stanzas.items()} == {"a": 1, "b": 3}
+    assert plan.sections == Sections(targets={"x": 1.0})
+
+
 @pytest.mark.parametrize(
     ("text", "base", "said"),
     [
         ("extends: nobody.yaml\n", BASE, "nobody.yaml: cannot be read"),
         ("extends: [base.yaml]\n", BASE, "mine.yaml:1: extends: should be the name of a file"),
-        ("extends: base.yaml\n", "extends: other.yaml\n", "base.yaml:1: extends: not in a file that is extended"),
+        ("extends: mine.yaml\n", BASE, "mine.yaml:1: extends: leads back to this file"),
+        ("extends: base.yaml\n", "extends: ../*/mine.yaml\n", "mine.yaml: cannot be read"),
+        ("extends: base.yaml\n", "extends: mine.yaml\n", "base.yaml:1: extends: leads back to this file, or to one"),
         ("extends: base.yaml\n", "a: {interval: 10s}\n", "base.yaml: b: loop 'b' has no stanza"),
         ("extends: base.yaml\na: {intervall: 3s}\n", BASE, "mine.yaml:2: a.intervall: unknown key"),
         ("extnds: base.yaml\n", BASE, "did you mean 'extends'"),
