@@ -46,7 +46,7 @@ class EloBoard:
 
     def read_targets(self) -> dict[str, dict[str, Any]]:
         """The targets as they stand, by configuration."""
-        return _documents(self._redis.hgetall(TARGETS))
+        return decode_board(self._redis.hgetall(TARGETS))
 
     def read(self) -> dict[str, dict[str, Any]]:
         """By configuration what elo_sync published, with what is said of its target under `target`; one round trip.
@@ -56,7 +56,7 @@ class EloBoard:
         with self._redis.pipeline(transaction=False) as pipe:
             pipe.hgetall(ELO)
             pipe.hgetall(TARGETS)
-            elo, targets = map(_documents, pipe.execute())
+            elo, targets = map(decode_board, pipe.execute())
         merged = {}
         for config in sorted(elo.keys() | targets.keys()):
             merged[config] = {"config": config, **elo.get(config, {}), "target": targets.get(config)}
@@ -68,7 +68,8 @@ class EloBoard:
             raise FenceRefused(f"ratings: write refused, for a newer {text_of(refused)} exists")
 
 
-def _documents(stored: Mapping[Any, Any]) -> dict[str, dict[str, Any]]:
+def decode_board(stored: Mapping[Any, Any]) -> dict[str, dict[str, Any]]:
+    """Either hash, by configuration. What cannot be read is left out."""
     found = {}
     for name, value in stored.items():
         if not (config := text_of(name)):

@@ -17,6 +17,7 @@ from typing import Any
 from redis import Redis
 from redis.commands.core import Script
 
+from fleet.elo_board import TARGETS
 from fleet.job_keys import COUNTS, GAMES
 from fleet.nodes import NODES, READ_LUA, TOTALS, read_arguments
 from workers import keys
@@ -247,6 +248,7 @@ class Ledger:
             COUNTS,
             GAMES,
             keys.HISTORY,
+            TARGETS,
         ]
         return list(self._run("status", names, now, keys.LOOP, history, *read_arguments(brief=brief)))
 

@@ -122,7 +122,18 @@ def progress(document: Document) -> str:
     counts = {name: number for name, number in document["jobs"]["by_status"].items() if number}
     games = sum(document["jobs"]["games"].values())
     listed = ", ".join(f"{number} {name}" for name, number in counts.items()) or "none yet"
-    return f"jobs: {listed}" + (f"; {games} games in completed jobs" if games else "")
+    said = [f"jobs: {listed}", *([f"{games} games in completed jobs"] if games else []), *_targets(document)]
+    return "; ".join(said)
+
+
+def _targets(document: Document) -> Iterable[str]:
+    """How many configurations have reached their targets, by their ratings' lower bounds."""
+    targets = document["targets"].values()
+    met = sum(target.get("met") is True for target in targets)
+    if targets and met == len(targets):
+        yield "every target is met"
+    elif targets:
+        yield f"{met} of {len(targets)} targets met"
 
 
 def troubles(document: Document) -> dict[str, str]:

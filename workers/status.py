@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from fleet.elo_board import decode_board
 from fleet.job import JobCounts, JobStatus
 from fleet.nodes import ROLES, SILENT_AFTER, Node, decode_brief, decode_nodes
 from workers.ledger import HISTORY_KEPT, Ledger
@@ -42,7 +43,7 @@ def read_overview(ledger: Ledger) -> dict[str, Any]:
 
 def cluster(rows: list[Any], now: float) -> dict[str, Any]:
     """All of the document but the nodes."""
-    _, loops, leader, beat, beats, _, counts, games = rows
+    _, loops, leader, beat, beats, _, counts, games, targets = rows
     documents = {
         name: _loop(name, _pairs(flat), due, running, issued, now)
         for name, flat, due, running, issued, _ in sorted(loops)
@@ -58,6 +59,7 @@ def cluster(rows: list[Any], now: float) -> dict[str, Any]:
         "beat": _beat(_pairs(beat), beats, now),
         "nodes": [],
         "jobs": _jobs(JobCounts.decode(_pairs(counts), _pairs(games))),
+        "targets": decode_board(_pairs(targets)),
     }
 
 

@@ -89,6 +89,7 @@ def document(*loops: dict[str, Any], **more: Any) -> dict[str, Any]:
         "beat": {"active": {"pid": 12, "host": "h"}, "replicas": [{"pid": 12}, {"pid": 13}]},
         "nodes": [node("n1")],
         "jobs": {"by_status": counts, "by_kind": {"selfplay": counts}, "games": {"hex8_2p": 3, "square8_2p": 4}},
+        "targets": {},
         **more,
     }
 

@@ -24,6 +24,14 @@ class TestStatus:
         assert "beat: pid 12 on h, 1 standing by" in seen
         assert "nodes: 1 live; jobs: 48 pending, 2 running; 7 games in completed jobs" in seen
 
+    @pytest.mark.parametrize(
+        ("met", "said"),
+        [([False, True, False], "1 of 3 targets met"), ([True, True], "every target is met"), ([], "completed jobs")],
+    )
+    def test_says_how_many_targets_are_met(self, met: list[bool], said: str) -> None:
+        targets = {f"hex{number}_2p": {"target": 900.0, "met": each} for number, each in enumerate(met, 5)}
+        assert show.progress(document(targets=targets)).endswith(said)
+
     def test_counts_the_nodes_by_how_they_stand(self) -> None:
         nodes = [*(node(f"n{number}") for number in range(12)), node("gone", agent_pid=None, jobs_pid=None)]
         nodes += [node("lost", last_seen=NOW - 200, health={"status": "lost", "at": NOW})]
