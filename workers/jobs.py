@@ -94,8 +94,13 @@ class JobsStep(bootsteps.StartStopStep):
 
     def _hold(self, data: Path) -> None:
         """One jobs worker a node: a second would sweep away what the first one runs. Waits for one that drains."""
-        data.mkdir(parents=True, exist_ok=True)
-        self.lock = (data / "jobs.lock").open("a")
+        try:
+            data.mkdir(parents=True, exist_ok=True)
+            self.lock = (data / "jobs.lock").open("a")
+        except OSError as error:
+            # left to Celery it would count as a lost connection, and be tried again without a pause
+            log.critical("BACKBEAT_DATA %s cannot be written: %s", data, error.strerror)
+            raise WorkerShutdown(1) from None
         give_up = time.monotonic() + self.backbeat.settings.drain + 5
         while True:
             maybe_shutdown()

@@ -207,7 +207,7 @@ def beats(processes: House) -> Iterator[list[CeleryTestNode]]:
 def cluster(beats: list[CeleryTestNode], celery_setup: Any, session_server: Any) -> Iterator[Cluster]:  # noqa: F811
     redis = connect(session_server.url)
     *agents, jobs = celery_setup.worker_cluster
-    for each in beats:
+    for each in (*agents, jobs, *beats):
         each.ready()
     yield Cluster(celery_setup, redis, agents, jobs, beats)
     redis.close()

@@ -54,11 +54,15 @@ class Container(CeleryTestContainer):
     celeryconfig: ClassVar[dict[str, Any]] = {}
     role = ""
 
+    @property
+    def status(self) -> str:
+        self.reload()
+        return str(self._container.status)
+
     def ready(self) -> bool:
         return until(self.is_ready, 60, self.logs)
 
     def is_ready(self) -> bool:
-        self.reload()
         if self.status != "running":
             return False
         return bool(self._container.exec_run(["backbeat", "probe", "ready", self.role]).exit_code == 0)
@@ -174,7 +178,7 @@ class Lane:
             volumes={str(self._folder): {"bind": "/config", "mode": "ro"}},
             init=True,
             read_only=True,
-            tmpfs={"/tmp": "", "/data": "mode=1777"},
+            tmpfs={"/tmp": "", "/data": "uid=10001,gid=10001"},
             cap_drop=["ALL"],
             security_opt=["no-new-privileges"],
             stop_signal="SIGTERM",
@@ -235,7 +239,7 @@ def beats(lane: Lane) -> list[CeleryTestNode]:
 def cluster(beats: list[CeleryTestNode], celery_setup: Any, lane: Lane) -> Iterator[Cluster]:  # noqa: F811
     redis = connect(lane.server.url("operator"))
     *agents, jobs = celery_setup.worker_cluster
-    for each in beats:
+    for each in (*agents, jobs, *beats):
         each.ready()
     yield Cluster(celery_setup, redis, agents, jobs, beats)
     refused = [line for node in (*agents, jobs, *beats) for line in node.logs().splitlines() if "NOPERM" in line]
