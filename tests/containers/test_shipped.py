@@ -78,6 +78,13 @@ class Project:
         key = "com.docker.compose.service"
         return [each for each in self.containers() if each["Config"]["Labels"].get(key) == service]
 
+    def has_run(self, loop: str) -> bool:
+        """Asked of the server itself: commands of ours cost a second of CPU, which the start needs."""
+        (redis,) = self.of("redis") or [{}]
+        password = next((line for line in redis["Config"]["Env"] if "OPERATOR" in line), "=").split("=", 1)[1]
+        asks = ("redis-cli", "--no-auth-warning", "--user", "operator", "--pass", password)
+        return bool(docker("exec", redis["Id"], *asks, "hget", f"{{backbeat}}:loop:{loop}", "run_count").strip())
+
     def operator(self, *words: str) -> str:
         """A command, as the operator, in the network of the project: without the seconds that `run` itself takes."""
         agent = self.of("agent")[0]["Id"]
@@ -111,9 +118,8 @@ def test_compose_brings_up_a_cluster_that_runs_loops_soon_and_scales(project: Pr
     began = time.monotonic()
     project("up", "-d")
 
-    def runs() -> int:
-        said = project.operator("status", "--json") or '{"loops": {}}'
-        return sum(int(loop["run_count"]) for loop in json.loads(said)["loops"].values())
+    def runs() -> bool:
+        return project.has_run("queue_populator")
 
     until(runs, UP_WITHIN - (time.monotonic() - began), lambda: "no loop has run")
     with capsys.disabled():
