@@ -29,12 +29,18 @@ from workers.answering import (
     worker_is_ready,
 )
 from workers.lease import boottime
-from workers.mainloop import MainLoop
+from workers.mainloop import MAIN_LOOP, MainLoop
 
 
 @pytest.fixture
 def now() -> Iterator[list[float]]:
     return [100.0]
+
+
+@pytest.fixture(autouse=True)
+def _turns() -> None:
+    """This process has no main loop that would turn."""
+    MAIN_LOOP.turn()
 
 
 @pytest.fixture
