@@ -24,6 +24,7 @@ from redis import Redis, RedisError
 from fleet.job import JobSpec, JobStatus
 from fleet.jobs import JobQueue
 from schedules.beat import LEASE_TTL
+from tasks.loop import discover
 from tests.waiting import until
 from workers import keys
 from workers.lease import LeaseTiming
@@ -40,9 +41,8 @@ ANYWHERE, LEADER_ONLY = "idle_detection", "auto_scaling"
 def write_config(path: Path, python: str = sys.executable) -> None:
     """Two loops, one of them for leaders, every second; jobs that take a fifth of a second."""
     loops = {name: {"interval": f"{EVERY:g}s", "initial_delay": "0s"} for name in (ANYWHERE, LEADER_ONLY)}
-    others = ("queue_populator", "job_reaper", "health_aggregation", "ip_discovery", "tailscale_recovery")
     sleeps = [python, "-c", "import time; time.sleep(0.2)"]
-    off = {name: {"enabled": False} for name in others}
+    off = {name: {"enabled": False} for name in discover() if name not in loops}
     path.write_text(yaml.safe_dump({**loops, **off, "jobs": {"selfplay": {"command": sleeps}}}))
 
 
