@@ -136,7 +136,7 @@ def test_what_it_decided_before_it_lost_the_lease_is_not_written(house: Any, num
 
 
 def test_a_leader_that_is_asked_to_leave_hands_over_at_once_and_finishes_what_it_runs(house: Any) -> None:
-    house.configure({"leading": {"interval": "1s"}, "slow": {"interval": "600s", "seconds": 6}})
+    house.configure({"leading": {"interval": "1s"}, "slow": {"interval": "600s", "seconds": 12}})
     old = house.agent("n1")
     house.beat()
     house.until(lambda: house.notes("slow"), what="a run in progress")
@@ -149,7 +149,7 @@ def test_a_leader_that_is_asked_to_leave_hands_over_at_once_and_finishes_what_it
     successor = house.await_leader(other_than=old.pid)
     assert time.monotonic() - asked_at < HANDED_OVER_WITHIN
     house.until(lambda: house.notes("leading")[-1][4] == str(successor["pid"]), 10, "the successor's ticks")
-    assert old.popen.wait(20) == 0
+    assert old.popen.wait(30) == 0
     status = house.status("slow")
     assert (status["success_count"], status["error_count"], len(house.notes("slow"))) == (1, 0, 1)
 
