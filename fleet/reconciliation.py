@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from itertools import groupby
 from typing import Any
 
 from fleet import match_ranges
@@ -114,12 +115,13 @@ class Reconciliation:
 
     def _push_question(self) -> tuple[str, dict[str, Any]] | None:
         db = self._matches.db
-        if self._push_ranges and not self._push:
+        while self._push_ranges and len(self._push) < CHUNK:
+            room = CHUNK - len(self._push)
             low, high = self._push_ranges.popleft()
-            elements = match_ranges.listed(db, low, high, CHUNK)
-            if len(elements) >= CHUNK:
+            elements = match_ranges.listed(db, low, high, room)
+            if len(elements) >= room:
                 self._push_ranges.appendleft((match_ranges.after(elements[-1].key), high))
-            self._push = elements
+            self._push += elements
         if not self._push:
             return None
         told, taken = match_ranges.bundle(db, self._push[:CHUNK])
@@ -133,10 +135,7 @@ class Reconciliation:
             if "elements" in each:
                 if len(each["elements"]) > 2 * UNSPLIT:
                     raise ValueError(f"{len(each['elements'])} elements listed at once")
-                theirs = {_element(parts) for parts in each["elements"]}
-                mine = set(match_ranges.listed(db, low, high))
-                self._pull += sorted(theirs - mine)
-                self._push += sorted(mine - theirs)
+                self._listed(low, high, {_element(parts) for parts in each["elements"]})
             for part in map(read_sum, each.get("parts", ())):
                 if not (low <= part.low < part.high <= high):
                     raise ValueError(f"a part {part.low} to {part.high} of {low} to {high}")
@@ -151,6 +150,20 @@ class Reconciliation:
                     raise ValueError("a range that is its own part")
                 else:
                     self._compare.append((part.low, part.high))
+
+    def _listed(self, low: Key, high: Key, theirs: set[Element]) -> None:
+        """All that the other one has of a range. Of what is here, which may be a million times as much, only what
+        stands at the same places is looked at now; what stands between them is listed when it is pushed."""
+        between = low
+        for key, each in groupby(sorted(theirs), key=lambda element: element.key):
+            if not between <= key < high:
+                raise ValueError(f"an element at {key} of {low} to {high}")
+            told, mine = set(each), set(match_ranges.listed(self._matches.db, key, match_ranges.after(key)))
+            self._pull += sorted(told - mine)
+            self._push += sorted(mine - told)
+            self._push_ranges.append((between, key))
+            between = match_ranges.after(key)
+        self._push_ranges.append((between, high))
 
     def _given(self, answer: Mapping[str, Any]) -> None:
         taken = answer["taken"]

@@ -186,6 +186,39 @@ def test_the_order_in_which_matches_come_does_not_matter(tmp_path: Path) -> None
         assert done.pulled.known < 10, "only what is missing travels"
 
 
+@pytest.mark.parametrize("theirs", [0, 3, 150])
+def test_a_node_that_knows_little_is_filled_bit_by_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, theirs: int
+) -> None:
+    """However many matches it lacks, no more of them than a chunk are in memory at once."""
+    largest, listed = 0, match_ranges.listed
+
+    def noted(*arguments: Any) -> list[match_ranges.Element]:
+        nonlocal largest
+        found = listed(*arguments)
+        largest = max(largest, len(found))
+        return found
+
+    monkeypatch.setattr(match_ranges, "listed", noted)
+    with closing(connect(tmp_path / "full.db")) as one, closing(connect(tmp_path / "little.db")) as two:
+        full, little = MatchSet(one), MatchSet(two)
+        full.merge(played(number) for number in range(5000))
+        little.merge(played(number, ranks=(2, 1)) for number in range(0, 30 * theirs, 30))
+        little.exclude([("m00007", "crashed")] if theirs else [])
+        questions = 0
+
+        def call(asked: Mapping[str, tuple[str, Mapping[str, Any]]], _wait: float) -> dict[str, Answered]:
+            nonlocal questions
+            questions += 1
+            return {node: Answered(answer(little, *question)) for node, question in asked.items()}
+
+        exchange(full, {"little": little.state().hex}, call, wait=1, seconds=60, at_once=1, most=1)
+        assert full.state() == little.state()
+        assert full.state().matches == 5000
+        assert largest <= reconciliation.CHUNK
+        assert questions < 15
+
+
 PLACES = st.tuples(
     st.sampled_from([-2, -1, 0, 1, 3_599_999, 3_600_000, 3_600_001, 7_200_000, 2**50]), st.sampled_from("\0acmz")
 )
