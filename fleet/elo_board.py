@@ -14,7 +14,7 @@ from redis import Redis
 from fleet.decoding import text_of
 from fleet.fence import UNFENCED, Fence, FenceRefused, script
 
-ELO = "{backbeat}:elo"  # hash: config -> JSON, "" -> digest of the set that all of it follows from. No TTL
+ELO = "{backbeat}:elo"  # hash: config -> JSON, "" -> what all of it follows from. No TTL
 TARGETS = "{backbeat}:targets"  # hash: config -> JSON {target, met, since, reason, at}. No TTL
 
 #: Entries of a ranking, and points of a curve.
@@ -31,14 +31,15 @@ class EloBoard:
         self._redis = redis
         self._publish = redis.register_script(script("elo_publish"))
 
-    def digest(self) -> str:
-        """The digest (hex) of the matches that the published ratings follow from; empty when there are none."""
+    def basis(self) -> str:
+        """What the published ratings follow from: the digest of the matches, and the mark of the rules; empty when
+        nothing is published."""
         found: Any = self._redis.hget(ELO, "")
         return "" if found is None else text_of(found)
 
-    def publish(self, documents: Mapping[str, Document], digest: str, *, fence: Fence = UNFENCED) -> None:
-        """Replace what stands there, by configuration. Raises FenceRefused, with nothing written."""
-        self._replace(ELO, {"": digest, **{config: json.dumps(each) for config, each in documents.items()}}, fence)
+    def publish(self, documents: Mapping[str, Document], basis: str, *, fence: Fence = UNFENCED) -> None:
+        """Replace what stands there, by configuration, and what it follows from. Raises FenceRefused, with nothing written."""
+        self._replace(ELO, {"": basis, **{config: json.dumps(each) for config, each in documents.items()}}, fence)
 
     def targets(self, documents: Mapping[str, Document], *, fence: Fence = UNFENCED) -> None:
         """Replace the targets, by configuration: {target, met, since, reason, at}. Raises FenceRefused."""

@@ -107,12 +107,13 @@ def _training(fleet: Fleet) -> set[str]:
 def _publish(fleet: Fleet, matches: MatchSet, done: Exchanged, tick: Tick, *, anew: bool) -> bool:
     """Say where everybody stands, when that is new; a node that knows less than what is published stays silent."""
     board, digest = EloBoard(fleet.redis), matches.state().hex
-    if board.digest() == digest and not anew:
+    basis = f"{digest} {rules(fleet).mark}"
+    if board.basis() == basis and not anew:
         return False
     min_games = fleet.options.ratings.min_games
     found = documents(fleet.data / FILE, now=tick.now, node_id=fleet.node_id, digest=digest, min_games=min_games)
     published = sum(int(each.get("matches") or 0) for each in board.read().values())
     if not done.agree(digest) and sum(each["matches"] for each in found.values()) < published:
         return False
-    board.publish(found, digest, fence=tick.fence)
+    board.publish(found, basis, fence=tick.fence)
     return True

@@ -15,13 +15,13 @@ HEX8 = {**HEX5, "met": True, "since": 4.0}
 def test_targets_are_read_as_they_were_published_beside_the_ratings(redis: Redis) -> None:
     board = EloBoard(redis)
     board.targets({"hex5_2p": HEX5, "hex8_2p": HEX8})
-    board.publish({"hex8_2p": {"velocity": 12.5}}, "digest")
+    board.publish({"hex8_2p": {"velocity": 12.5}}, "basis")
     assert board.read_targets() == {"hex5_2p": HEX5, "hex8_2p": HEX8}
     assert board.read() == {
         "hex5_2p": {"config": "hex5_2p", "target": HEX5},
         "hex8_2p": {"config": "hex8_2p", "velocity": 12.5, "target": HEX8},
     }
-    assert board.digest() == "digest"
+    assert board.basis() == "basis"
 
 
 @pytest.mark.parametrize("stored", ["{", "7", '"met"'])

@@ -15,7 +15,7 @@ from fleet.holdings import READERS
 from fleet.job import JobSpec
 from fleet.jobs import Holder
 from fleet.match import Match
-from fleet.match_ratings import Rules
+from fleet.match_ratings import Rules, settle
 from fleet.match_store import FILE
 from fleet.matches import holdings
 from fleet.options import FleetOptions
@@ -198,13 +198,13 @@ def test_a_run_that_is_superseded_publishes_nothing(nodes: Nodes, redis: Redis) 
 def test_a_node_that_knows_less_does_not_publish_over_more(nodes: Nodes) -> None:
     add(nodes, "n0", *map(played, range(3)))
     sync(nodes)
-    digest = EloBoard(nodes.redis).digest()
+    digest = EloBoard(nodes.redis).basis()
     nodes.away |= {"n0", "n2"}
     (nodes["n1"].data / FILE).unlink()
     add(nodes, "n1", played(1))
     counts, _ = sync(nodes, "n1", answer_timeout=0.1)
     assert counts["published"] == 0 or counts["agreed"] == 1
-    assert EloBoard(nodes.redis).digest() == digest
+    assert EloBoard(nodes.redis).basis() == digest
 
 
 def test_ratings_that_are_behind_are_made_good_on_every_node(nodes: Nodes) -> None:
@@ -227,6 +227,20 @@ def test_other_rules_reach_every_node(nodes: Nodes) -> None:
     counts, _ = sync(nodes)
     assert (counts["rated"], counts["published"]) == (1, 1)
     assert agreed(nodes)
+    assert EloBoard(nodes.redis).read()["hex8_2p"]["ranking"][0]["rating"] > 500
+
+
+def test_ratings_by_other_rules_are_published_whoever_has_made_them(nodes: Nodes) -> None:
+    add(nodes, "n0", played(1, ("a", "random")))
+    sync(nodes)
+    options = FleetOptions(ratings=RatingOptions(anchors={"random": 500.0}))
+    for name in NAMES:
+        nodes.change(name, options=options)
+        with matches(nodes[name].data / FILE) as found:  # as an import does, or a question of another node
+            settle(found.db, Rules({"random": 500.0}))
+    nodes.report()
+    counts, _ = sync(nodes)
+    assert (counts["rated"], counts["published"]) == (0, 1)
     assert EloBoard(nodes.redis).read()["hex8_2p"]["ranking"][0]["rating"] > 500
 
 
