@@ -45,7 +45,7 @@ def repair(matches: MatchSet) -> Audit:
         if not found.sound:
             db = matches.db
             db.executemany(
-                "UPDATE match_history SET match_hash = NULL, ended_at_ms = NULL WHERE id = ?",
+                "UPDATE match_history SET match_hash = NULL, ended_at_ms = NULL WHERE rowid = ?",
                 [(row_id,) for row_id in found.altered],
             )
             change, _, _ = _sum(db)
@@ -99,7 +99,7 @@ def _sum(db: sqlite3.Connection) -> tuple[Change, list[str], list[int]]:
     change, problems, altered = Change(), list[str](), list[int]()
     excluded = {each for (each,) in db.execute("SELECT match_id FROM backbeat_exclusions")}
     wanted = match_rows.select(columns(db, "match_history"))
-    query = f"SELECT id, match_hash, {wanted} FROM match_history WHERE match_hash IS NOT NULL"  # noqa: S608
+    query = f"SELECT rowid, match_hash, {wanted} FROM match_history WHERE match_hash IS NOT NULL"  # noqa: S608
     for row_id, stored, *row in db.execute(query):
         match = _match(tuple(row))
         if match is None or match.hash != stored:

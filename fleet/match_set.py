@@ -190,7 +190,7 @@ class MatchSet:
         while self.pending():
             with writing(self.db):
                 rows = self.db.execute(
-                    f"SELECT id, {wanted} FROM match_history WHERE match_hash IS NULL ORDER BY id LIMIT {CHUNK}"  # noqa: S608
+                    f"SELECT rowid, {wanted} FROM match_history WHERE match_hash IS NULL ORDER BY rowid LIMIT {CHUNK}"  # noqa: S608
                 ).fetchall()
                 total += self._adopt(rows, source)
         return total
@@ -273,10 +273,10 @@ class MatchSet:
             elif self._conflict(match, change, total):
                 known[match.id] = match.hash
         self._enter([match for _, match in new.values()], change)
-        self.db.executemany("DELETE FROM match_history WHERE id = ?", gone)
+        self.db.executemany("DELETE FROM match_history WHERE rowid = ?", gone)
         assignments = ", ".join(f"{name} = ?" for name in match_rows.WRITTEN)
         self.db.executemany(
-            f"UPDATE match_history SET {assignments} WHERE id = ?",  # noqa: S608
+            f"UPDATE match_history SET {assignments} WHERE rowid = ?",  # noqa: S608
             [(*match_rows.written(match), row_id) for row_id, match in new.values()],
         )
         change.write(self.db)

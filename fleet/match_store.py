@@ -91,7 +91,7 @@ OURS = """
 CREATE UNIQUE INDEX IF NOT EXISTS backbeat_match_ids ON match_history (game_id) WHERE match_hash IS NOT NULL;
 CREATE INDEX IF NOT EXISTS backbeat_match_order ON match_history (ended_at_ms, game_id, match_hash)
     WHERE match_hash IS NOT NULL;
-CREATE INDEX IF NOT EXISTS backbeat_match_pending ON match_history (id) WHERE match_hash IS NULL;
+CREATE INDEX IF NOT EXISTS backbeat_match_pending ON match_history (match_hash) WHERE match_hash IS NULL;
 CREATE INDEX IF NOT EXISTS backbeat_rating_history ON rating_history (board_type, num_players, timestamp);
 CREATE TABLE IF NOT EXISTS backbeat_variants (match_id TEXT, match_hash BLOB, ended_at_ms INTEGER, content TEXT,
     PRIMARY KEY (match_id, match_hash)) WITHOUT ROWID;

@@ -115,6 +115,22 @@ def test_an_older_file_without_the_newer_columns_is_opened_and_stays_readable(tm
     assert read(tmp_path / FILE, AT + 60)["hex8_3p"].best is not None
 
 
+def test_a_table_that_numbers_its_rows_in_no_way_of_ours_is_adopted_too(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / FILE, isolation_level=None)) as db:
+        db.execute(
+            "CREATE TABLE match_history (participant_a TEXT, participant_b TEXT, winner TEXT,"
+            " board_type TEXT, num_players INTEGER, timestamp REAL)"
+        )
+        for number in range(3):
+            row(db, participant_a="a", participant_b="b" if number else "a", timestamp=AT + number)
+    assert holdings(tmp_path)["count"] == 2
+    with opened(tmp_path / FILE) as found:
+        assert verify(found).sound
+        found.db.execute("UPDATE match_history SET winner = 'b', rankings = '[2,1]' WHERE ended_at_ms = ?", (T0 + 1000,))
+        assert len(repair(found).altered) == 1
+        assert found.state().matches == 2
+
+
 def test_the_original_reads_and_writes_on_in_a_file_that_was_ours_first(tmp_path: Path) -> None:
     with opened(tmp_path / FILE) as found:
         found.merge([played(1)])
