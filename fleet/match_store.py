@@ -233,7 +233,8 @@ def _damaged(path: Path) -> bool:
         return True
     try:
         with contextlib.closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as db:
-            found: list[tuple[str]] = db.execute("PRAGMA quick_check(1)").fetchall()
+            # the quick check does not see an index that lacks entries, or has one of a row that is gone
+            found: list[tuple[str]] = db.execute("PRAGMA integrity_check(1)").fetchall()
             return found != [("ok",)]
     except sqlite3.Error as error:
         return is_corrupt(error)

@@ -293,6 +293,24 @@ def test_damage_that_shows_only_later_sets_the_file_aside_too(tmp_path: Path) ->
     assert holdings(tmp_path) == {"count": 0, "digest": "0" * 32, "settled": "-", "corrupt": 1}
 
 
+def test_an_index_that_points_to_rows_that_are_gone_sets_the_file_aside(tmp_path: Path) -> None:
+    path = tmp_path / FILE
+    with opened(path) as found:
+        found.merge(map(played, range(50)))
+    index = "SELECT type, name, tbl_name, rootpage, sql FROM sqlite_master WHERE name = 'backbeat_match_ids'"
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        entry = db.execute(index).fetchone()
+        db.execute("PRAGMA writable_schema = ON")
+        db.execute("DELETE FROM sqlite_master WHERE name = 'backbeat_match_ids'")
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:  # which knows nothing of the index
+        db.execute("DELETE FROM match_history WHERE game_id = 'm00007'")
+        db.execute("PRAGMA writable_schema = ON")
+        db.execute("INSERT INTO sqlite_master (type, name, tbl_name, rootpage, sql) VALUES (?, ?, ?, ?, ?)", entry)
+    with pytest.raises(MatchesUnreadable, match="malformed"), opened(path) as found:
+        found.find("m00007")
+    assert holdings(tmp_path)["corrupt"] == 1
+
+
 def test_a_second_damaged_file_does_not_replace_the_first(tmp_path: Path) -> None:
     for number in (1, 2):
         (tmp_path / FILE).write_bytes(b"damaged %d" % number * 99)
