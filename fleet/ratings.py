@@ -85,7 +85,7 @@ def read(path: Path, now: float, min_games: int = MIN_GAMES) -> Standings:
     """The standings in `path`, with the history of the VELOCITY_WINDOW before `now`.
 
     A model with fewer than `min_games` games is best only where none has more, and is no part of the history.
-    A file that does not exist yet, or in which no table exists yet, has no standings. Raises
+    A file that does not exist yet, or in which only matches are yet, has no standings. Raises
     RatingsUnreadable when it is damaged, locked for long, or lacks a table or column.
     """
     with _reading(path) as found:
@@ -116,6 +116,8 @@ def _reading(path: Path) -> Iterator[tuple[sqlite3.Connection, dict[str, set[str
     try:
         with closing(_open(path)) as db:
             columns = _columns(db)
+            if "match_history" in columns and "elo_ratings" not in columns:
+                columns = {}  # a job's first matches, which nobody has rated yet
             missing = [name for name in _REQUIRED if name not in columns.get("elo_ratings", ())]
             if columns and missing:
                 raise ValueError(f"table elo_ratings lacks {', '.join(missing)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,14 @@ def test_a_file_that_does_not_exist_yet_has_no_standings(tmp_path: Path) -> None
 def test_a_file_without_any_table_yet_has_no_standings(tmp_path: Path) -> None:
     (tmp_path / "unified_elo.db").touch()
     assert read(tmp_path / "unified_elo.db", NOW) == Standings()
+
+
+def test_a_file_with_the_first_matches_of_a_job_and_no_ratings_yet_has_no_standings(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "unified_elo.db")) as db:
+        db.execute(PARTICIPANTS)
+        db.execute("CREATE TABLE match_history (id INTEGER PRIMARY KEY, participant_a TEXT)")
+    assert read(tmp_path / "unified_elo.db", NOW) == Standings()
+    assert read_everybody(tmp_path / "unified_elo.db") == {}
 
 
 def test_the_best_is_the_model_with_the_highest_lower_bound(store: Store) -> None:
