@@ -31,16 +31,34 @@ class Database:
     """
 
     def __init__(self, path: Path, schema: str) -> None:
-        self.path = path
+        self.path, self._schema = path, schema
+        self._open()
+
+    def is_moved(self) -> bool:
+        """Whether the file that is open is no longer the one at `path`: somebody has set it aside."""
+        try:
+            found = self.path.stat()
+        except FileNotFoundError:
+            return True
+        return (found.st_dev, found.st_ino) != self._opened
+
+    def reopen(self) -> None:
+        """Open what is at `path` now, and make it when it is missing."""
+        self.close()
+        self._open()
+
+    def _open(self) -> None:
         with self.clear_errors():
-            self.connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+            self.connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
             try:
                 self._use_wal()
                 self.connection.execute("PRAGMA synchronous = NORMAL")
-                self.connection.executescript(schema)
+                self.connection.executescript(self._schema)
+                found = self.path.stat()
             except BaseException:
                 self.connection.close()
                 raise
+        self._opened = (found.st_dev, found.st_ino)
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:

@@ -83,7 +83,11 @@ class MatchStore(Database):
         super().__init__(path, SCHEMA)
 
     def append(self, match: Match, types: dict[str, str]) -> str:
-        """Write a match and its participants, of the given types, and return its new id (128 random bits in hex)."""
+        """Write a match and its participants, of the given types, and return its new id (128 random bits in hex).
+
+        A damaged file is set aside by those who look after it, and a new one is made. What was written to the old
+        one meanwhile, nobody would read: it is written again, under the same id.
+        """
         game_id = uuid.uuid4().hex
         board_type, _, _ = match.config.rpartition("_")
         now = time.time()
@@ -93,6 +97,15 @@ class MatchStore(Database):
             len(match.participants), match.length, match.seconds, now, self._job_id, game_id, self._node_id,
             json.dumps(match.metadata),
         )  # fmt: skip
+        if self.is_moved():
+            self.reopen()
+        self._write(row, match, types, now)
+        while self.is_moved():
+            self.reopen()
+            self._write(row, match, types, now)
+        return game_id
+
+    def _write(self, row: tuple[Any, ...], match: Match, types: dict[str, str], now: float) -> None:
         with self.transaction() as file:
             for name in sorted(set(match.participants)):
                 version = name if types[name] == "model" else None
@@ -110,7 +123,6 @@ class MatchStore(Database):
                 "metadata) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 row,
             )
-        return game_id
 
     def results(self, config: str) -> Counter[tuple[tuple[str, ...], tuple[str, ...]]]:
         """Who played whom and won how often, in the newest matches of a configuration.

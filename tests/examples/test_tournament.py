@@ -172,6 +172,35 @@ def test_a_stop_in_the_middle_keeps_whole_matches(
         assert (result["stopped"], result["matches"]) == (True, len(rows))
 
 
+def test_a_match_is_written_anew_when_its_file_was_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    database, aside = tmp_path / "unified_elo.db", tmp_path / "unified_elo.db.corrupt-1"
+
+    def set_aside() -> None:
+        for suffix in ("", "-shm", "-wal"):
+            (tmp_path / f"{database.name}{suffix}").rename(tmp_path / f"{aside.name}{suffix}")
+
+    played = Match("hex5_2p", ("a", "random"), (1, 2), 9, 0.1, {})
+    types = {"a": "model", "random": "baseline"}
+    with MatchStore(database) as store:
+        before = store.append(played, types)
+        set_aside()
+        after = store.append(played, types)
+        assert [row["game_id"] for row in matches(database)] == [after]
+        write = store._write
+
+        def meanwhile(*arguments: Any) -> None:
+            monkeypatch.undo()
+            write(*arguments)
+            aside.unlink()
+            set_aside()
+
+        monkeypatch.setattr(store, "_write", meanwhile)
+        last = store.append(played, types)
+    assert [row["game_id"] for row in matches(database)] == [last]
+    assert [row["game_id"] for row in matches(aside)] == [after, last]
+    assert len({before, after, last}) == 3
+
+
 def test_rows_of_others_are_kept_and_odd_ones_count_for_nothing(tmp_path: Path) -> None:
     database = tmp_path / "unified_elo.db"
     with closing(sqlite3.connect(database)) as file:

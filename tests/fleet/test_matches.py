@@ -126,7 +126,9 @@ def test_a_table_that_numbers_its_rows_in_no_way_of_ours_is_adopted_too(tmp_path
     assert holdings(tmp_path)["count"] == 2
     with opened(tmp_path / FILE) as found:
         assert verify(found).sound
-        found.db.execute("UPDATE match_history SET winner = 'b', rankings = '[2,1]' WHERE ended_at_ms = ?", (T0 + 1000,))
+        found.db.execute(
+            "UPDATE match_history SET winner = 'b', rankings = '[2,1]' WHERE ended_at_ms = ?", (T0 + 1000,)
+        )
         assert len(repair(found).altered) == 1
         assert found.state().matches == 2
 
