@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from dataclasses import dataclass
 
 from fleet import match_rows
-from fleet.match import Match, Refused
+from fleet.match import Match, Refused, from_wire
 from fleet.match_change import DIGEST, EXCLUSIONS, PARTICIPANTS, Change, exclusion_hash, participant_hash
 from fleet.match_set import MatchSet
-from fleet.match_store import columns, reading, writing
+from fleet.match_store import columns, insert, reading, writing
 
 _MOST = 20  # rows that are named one by one
 
@@ -48,6 +49,7 @@ def repair(matches: MatchSet) -> Audit:
                 "UPDATE match_history SET match_hash = NULL, ended_at_ms = NULL WHERE rowid = ?",
                 [(row_id,) for row_id in found.altered],
             )
+            _promote(db)
             change, _, _ = _sum(db)
             for table in ("backbeat_buckets", "backbeat_outcomes"):
                 db.execute(f"DELETE FROM {table}")  # noqa: S608
@@ -56,6 +58,21 @@ def repair(matches: MatchSet) -> Audit:
             change.write(db)
     matches.adopt("rows that were altered")
     return found
+
+
+def _promote(db: sqlite3.Connection) -> None:
+    """Where no content of an id is in effect any more, of the others the one with the smallest hash is."""
+    db.execute(
+        "DELETE FROM backbeat_variants WHERE EXISTS (SELECT 1 FROM match_history m WHERE m.game_id = match_id"
+        " AND m.match_hash = backbeat_variants.match_hash)"
+    )
+    orphans = db.execute(
+        "SELECT match_id, min(match_hash), content FROM backbeat_variants"
+        " WHERE NOT EXISTS (SELECT 1 FROM match_history m WHERE m.game_id = match_id AND m.match_hash IS NOT NULL) GROUP BY match_id"
+    ).fetchall()
+    for match_id, stored, content in orphans:
+        db.execute(insert(db), match_rows.written(from_wire(json.loads(content))))
+        db.execute("DELETE FROM backbeat_variants WHERE match_id = ? AND match_hash = ?", (match_id, stored))
 
 
 def _verify(matches: MatchSet) -> Audit:

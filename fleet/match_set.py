@@ -115,7 +115,7 @@ class MatchSet:
                     refused.append((str(error), compact(parts)))
         total = self.merge(good)
         total.exclusions = self.exclude(pairs["exclusions"])
-        total.participants = self.tell_types(dict(sorted(pairs["participants"], reverse=True)))
+        total.participants = self.tell_types(_cautious(pairs["participants"]))
         total.refused, total.reasons = len(refused), Counter(why for why, _ in refused)
         self.refuse(refused, source)
         return total
@@ -180,12 +180,9 @@ class MatchSet:
         total = Merged()
         if not self.pending():
             return total
-        told = {
-            name: kind
-            for name, kind in self.db.execute("SELECT participant_id, participant_type FROM participants")
-            if isinstance(name, str) and isinstance(kind, str) and _is_pair(name, kind)
-        }
-        total.participants = self.tell_types(told)
+        rows = self.db.execute("SELECT participant_id, participant_type FROM participants")
+        told = (row for row in rows if all(isinstance(each, str) for each in row) and _is_pair(*row))
+        total.participants = self.tell_types(_cautious(told))
         wanted = match_rows.select(columns(self.db, "match_history"))
         while self.pending():
             with writing(self.db):
@@ -362,6 +359,11 @@ class MatchSet:
                 )
         change.write(self.db)
         return len(told)
+
+
+def _cautious(told: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """One type for each, of a list in which somebody may have several."""
+    return dict(sorted((pair for pair in told if pair[1] != MODEL), reverse=True))
 
 
 def _pair(parts: Any) -> tuple[str, str]:

@@ -240,39 +240,6 @@ def test_what_is_refused_again_and_again_fills_no_disk(tmp_path: Path, monkeypat
     assert len(aside(tmp_path)) == 3
 
 
-# sums ----------------------------------------------------------------------------------------------------
-
-
-def test_a_row_that_another_program_changed_is_found_and_repaired(tmp_path: Path) -> None:
-    with matches(tmp_path / FILE) as found:
-        found.merge(map(played, range(5)))
-        assert verify(found).sound
-        found.db.execute("UPDATE match_history SET rankings = '[2,1]' WHERE game_id = 'm00001'")
-        found.db.execute("DELETE FROM match_history WHERE game_id = 'm00002'")
-        audit = verify(found)
-        assert not audit.sound
-        assert "row 2 of match_history: its content is not that of its hash" in audit.problems
-        repair(found)
-        assert verify(found).sound
-        assert found.state().matches == 4
-        changed = found.find("m00001")
-        assert changed is not None
-        assert changed.result.ranks == (2, 1)
-
-
-def test_an_exclusion_may_come_before_its_match(tmp_path: Path) -> None:
-    with matches(tmp_path / "one.db") as one, matches(tmp_path / "two.db") as two:
-        one.exclude([("m00001", "crashed")])
-        one.merge([played(1), played(2)])
-        two.merge([played(1), played(2)])
-        assert two.exclude([("m00001", "crashed"), ("m00001", "crashed")]) == 1
-        assert one.state() == two.state()
-        for found in (one, two):
-            assert found.exclude([("m00001", "it had cheated too")]) == 1
-            assert verify(found).sound
-        assert outcomes(one.db, "hex8_2p") == outcomes(two.db, "hex8_2p") == {(("a", "b"), (1, 2)): 1}
-
-
 # the file ------------------------------------------------------------------------------------------------
 
 
