@@ -33,7 +33,8 @@ class Standing:
     """One participant's rating in one configuration.
 
     `updated_at` is seconds since the epoch, if known. `anchored` says that a chain of games leads to the
-    anchors that the scale hangs on; an older file does not say, and counts as anchored.
+    anchors that the scale hangs on; an older file does not say, nor does a row of it when the
+    column has been added, and counts as anchored.
     """
 
     participant: str
@@ -202,14 +203,14 @@ def _rank(min_games: int, standing: Standing) -> tuple[bool, bool, float, str]:
 
 
 def _standing(row: Mapping[str, Any]) -> Standing:
-    deviation, updated_at = row["rating_deviation"], row.get("last_update")
+    deviation, updated_at, anchored = row["rating_deviation"], row.get("last_update"), row.get("anchored")
     return Standing(
         participant=str(row["participant_id"]),
         rating=float(row["rating"]),
         deviation=DEFAULT_DEVIATION if deviation is None else float(deviation),
         games=int(row["games_played"] or 0),
         updated_at=float(updated_at) if isinstance(updated_at, int | float) else None,
-        anchored=bool(row.get("anchored", 1)),
+        anchored=anchored is None or bool(anchored),
     )
 
 

@@ -92,7 +92,8 @@ def test_a_file_says_who_hangs_on_an_anchor_and_an_older_one_counts_as_if_all_di
     best = store.standing().best
     assert best is not None
     assert (best.participant, best.anchored) == ("adrift", True)
-    store.db.execute("ALTER TABLE elo_ratings ADD COLUMN anchored INTEGER DEFAULT 1")
+    store.db.execute("ALTER TABLE elo_ratings ADD COLUMN anchored INTEGER")
+    assert store.standing().best == best
     store.db.execute("UPDATE elo_ratings SET anchored = 0 WHERE participant_id = 'adrift'")
     best = store.standing().best
     assert best is not None
