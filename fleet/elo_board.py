@@ -38,8 +38,10 @@ class EloBoard:
         return "" if found is None else text_of(found)
 
     def publish(self, documents: Mapping[str, Document], basis: str, *, fence: Fence = UNFENCED) -> None:
-        """Replace what stands there, by configuration, and what it follows from. Raises FenceRefused; nothing is written
-        then."""
+        """Replace what stands there, by configuration, and what it follows from.
+
+        Raises FenceRefused, with nothing written.
+        """
         self._replace(ELO, {"": basis, **{config: json.dumps(each) for config, each in documents.items()}}, fence)
 
     def targets(self, documents: Mapping[str, Document], *, fence: Fence = UNFENCED) -> None:

@@ -68,7 +68,8 @@ def _promote(db: sqlite3.Connection) -> None:
     )
     orphans = db.execute(
         "SELECT match_id, min(match_hash), content FROM backbeat_variants"
-        " WHERE NOT EXISTS (SELECT 1 FROM match_history m WHERE m.game_id = match_id AND m.match_hash IS NOT NULL) GROUP BY match_id"
+        " WHERE NOT EXISTS (SELECT 1 FROM match_history m WHERE m.game_id = match_id AND m.match_hash IS NOT NULL)"
+        " GROUP BY match_id"
     ).fetchall()
     for match_id, stored, content in orphans:
         db.execute(insert(db), match_rows.written(from_wire(json.loads(content))))
