@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterable, Mapping
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
 
+from fleet.match_ratings import outcomes
+from fleet.match_store import BUSY_SECONDS, columns
 from fleet.models import ConfigModels
 from fleet.notices import Notice
-from fleet.promotion import Contest, Promotion
-from fleet.ratings import Standing
+from fleet.promotion import Contest, Promotion, fit
+from fleet.rating import rate
+from fleet.rating_options import RatingOptions
+from fleet.ratings import RatingsUnreadable, Standing
 
 
 def contests(models: Iterable[ConfigModels], everybody: Mapping[str, Mapping[str, Standing]]) -> list[Contest]:
@@ -25,6 +33,43 @@ def contests(models: Iterable[ConfigModels], everybody: Mapping[str, Mapping[str
         )
         for each in sorted(models, key=lambda each: each.config)
     ]
+
+
+def informed(contests: Iterable[Contest], path: Path, options: RatingOptions) -> list[Contest]:
+    """The contests with the errors of the differences themselves, from the matches in `path`.
+
+    They are rated anew for it, a quarter of a second for a million, so only where somebody stands above the
+    promoted model. A file without matches of ours leaves a contest as it is. Raises RatingsUnreadable.
+    """
+    known = list(contests)
+    if not path.exists() or not any(_above(contest, options) for contest in known):
+        return known
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)) as db:
+            if not columns(db, "backbeat_outcomes"):
+                return known
+            return [replace(each, differences=_differences(db, each, options)) for each in known]
+    except (sqlite3.Error, ArithmeticError) as error:
+        raise RatingsUnreadable(f"{path}: {error}") from error
+
+
+def _above(contest: Contest, options: RatingOptions) -> list[str]:
+    """The candidates who could take the place of the promoted model, if that is sure enough."""
+    promoted = contest.standings.get(contest.promoted or "")
+    if promoted is None:
+        return []
+    least = promoted.rating + options.promotion_min_gain
+    return [candidate.participant for candidate in fit(contest, options) if candidate.rating > least]
+
+
+def _differences(db: sqlite3.Connection, contest: Contest, options: RatingOptions) -> Mapping[str, tuple[float, float]]:
+    above = _above(contest, options)
+    if not above or contest.promoted is None:
+        return {}
+    rated = rate(outcomes(db, contest.config), options.anchors, prior=options.prior)
+    if contest.promoted not in rated:
+        return {}
+    return {name: rated.difference(name, contest.promoted) for name in above if name in rated}
 
 
 def noticed(promotion: Promotion) -> Notice:

@@ -98,12 +98,7 @@ def decide(contest: Contest, options: RatingOptions) -> Decision:
         return Decision(contest.config, None, f"the promoted {promoted} {why_not}")
     else:
         opponent, over = standings[promoted], promoted
-    fit = [
-        standings[version]
-        for version in set(contest.candidates) - contest.earlier - {promoted}
-        if _unfit(standings.get(version), options) is None
-    ]
-    gains = [_gain(candidate, opponent, contest, options.promotion_certainty) for candidate in fit]
+    gains = [_gain(candidate, opponent, contest, options.promotion_certainty) for candidate in fit(contest, options)]
     if not gains:
         return Decision(contest.config, None, f"no candidate is anchored and has {options.min_games} games")
     best = max(gains, key=lambda gain: (gain.at_least, gain.version))
@@ -112,6 +107,15 @@ def decide(contest: Contest, options: RatingOptions) -> Decision:
         needed = f"a bound above {options.promotion_min_gain:+g} is needed"
         return Decision(contest.config, None, f"{best.version}: {reason}; {needed}", best.at_least)
     return Decision(contest.config, best.version, reason, best.at_least)
+
+
+def fit(contest: Contest, options: RatingOptions) -> list[Standing]:
+    """The candidates of whom enough is known."""
+    return [
+        contest.standings[version]
+        for version in sorted(set(contest.candidates) - contest.earlier - {contest.promoted})
+        if _unfit(contest.standings.get(version), options) is None
+    ]
 
 
 def _unfit(standing: Standing | None, options: RatingOptions) -> str | None:

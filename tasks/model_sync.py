@@ -11,12 +11,12 @@ from pydantic import Field
 import tasks.loop
 from fleet.fleet import Fleet
 from fleet.model_plan import NodeModels, plan, prunable, publishers, remembered
-from fleet.model_promotion import contests, noticed
+from fleet.model_promotion import contests, informed, noticed
 from fleet.model_registry import ModelRegistry, Registry
 from fleet.nodes import SILENT_AFTER
 from fleet.options import ConfigName
 from fleet.promotion import decide_promotions
-from fleet.ratings import RatingsUnreadable, read_everybody
+from fleet.ratings import FILE, RatingsUnreadable, read_everybody
 from schedules.backoff import Backoff
 from schedules.durations import Seconds
 from tasks.loop import Counts, Tick, loop
@@ -112,12 +112,13 @@ def _nodes(fleet: Fleet, now: float) -> dict[str, NodeModels]:
 
 def _promote(fleet: Fleet, registry: ModelRegistry, found: Registry, tick: Tick, counts: Counter[str]) -> bool:
     """Promote what is stronger than what is promoted; says whether anything was."""
+    path, options = fleet.data / FILE, fleet.options.ratings
     try:
-        everybody = read_everybody(fleet.data / "unified_elo.db")
+        known = informed(contests(found.configs.values(), read_everybody(path)), path, options)
     except RatingsUnreadable as error:
         log.warning("nothing is promoted: %s", error)
         return False
-    for each in decide_promotions(contests(found.configs.values(), everybody), fleet.options.ratings):
+    for each in decide_promotions(known, options):
         registry.promote(found[each.config], each.version, now=tick.now, by=fleet.node_id, why=each.reason)
         fleet.notices.send(noticed(each))
         counts["promoted"] += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import permutations
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleet.choices import outcome
+from fleet.model_promotion import informed
 from fleet.promotion import Contest, Decision, Promotion, decide, decide_promotions
 from fleet.rating import rate
 from fleet.rating_options import RatingOptions
-from fleet.ratings import Standing
+from fleet.ratings import RatingsUnreadable, Standing
 
 OPTIONS = RatingOptions()
 RANDOM = Standing("random", 400.0, 0.0, 500)
@@ -55,6 +57,19 @@ def test_a_model_that_may_only_be_lucky_is_not_and_the_reason_says_what_is_missi
     assert decision.reason == (
         "g2: +84 Elo, at least -15 with 95 % certainty after 62 games over g1; a bound above +0 is needed"
     )
+
+
+@pytest.mark.parametrize("standing", [
+    Standing("g2", 999.0, 30.0, 62), Standing("g2", 1084.0, 30.0, 29), Standing("g2", 1084.0, 30.0, 62, None, False),
+    Standing("stranger", 1084.0, 30.0, 62),
+])  # fmt: skip
+def test_matches_are_rated_only_where_somebody_could_be_promoted(tmp_path: Path, standing: Standing) -> None:
+    path = tmp_path / "unified_elo.db"
+    path.write_bytes(b"no database, so it must not be looked at" * 99)
+    for known in (contest(BEST, standing), contest(standing), contest(RANDOM, standing, promoted=None)):
+        assert informed([known], path, OPTIONS) == [known]
+    with pytest.raises(RatingsUnreadable, match=r"unified_elo\.db: file is not a database"):
+        informed([contest(BEST, standing), contest(BEST, Standing("g2", 1001.0, 30.0, 30))], path, OPTIONS)
 
 
 def test_without_the_covariance_the_bound_is_of_both_deviations_together() -> None:

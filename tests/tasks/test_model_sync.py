@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,12 +15,17 @@ from redis import Redis
 
 from fleet.fence import UNFENCED, Fence, FenceRefused
 from fleet.fleet import Fleet
+from fleet.match_ratings import Rules, settle
+from fleet.model_promotion import contests
 from fleet.model_registry import ModelRegistry
 from fleet.models import Manifest, holdings
 from fleet.notices import Notice
+from fleet.promotion import decide
+from fleet.ratings import read_everybody
 from fleet.store import Store, StoreUnavailable
 from tasks.loop import Tick
 from tasks.model_sync import Options, model_sync
+from tests.fleet.match_stage import matches, played
 from tests.fleet.model_stage import contents, leave, stocked, version
 from tests.tasks.nodes_stage import Nodes
 from workers.agent import AgentStep
@@ -75,7 +81,11 @@ def rated(fleet: Fleet, **ratings: tuple[float, float, int]) -> None:
         db.execute("DELETE FROM elo_ratings")
         for participant, (rating, deviation, games) in ratings.items():
             row = (participant, "hex5", 2, rating, games, deviation, 1.0)
-            db.execute("INSERT INTO elo_ratings VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+            db.execute(
+                "INSERT INTO elo_ratings (participant_id, board_type, num_players, rating, games_played,"
+                " rating_deviation, last_update) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                row,
+            )
     db.close()
 
 
@@ -140,6 +150,24 @@ def test_the_stronger_is_promoted_everywhere_and_an_operator_hears_how_sure_it_i
     stage.registry.roll_back(known, now=1.0, by="operator", why="")
     assert stage.run()["promoted"] == 0  # what was rolled back stays so
     assert {stage.promoted(node) for node in ("n1", "n2", "n3")} == {name(1)}
+
+
+def test_two_that_met_each_other_are_surer_of_their_difference_than_of_their_ratings(stage: Stage) -> None:
+    stocked(stage.store, stage.folder, version(1), version(2))
+    stage.registry.promote(stage.registry.read()[CONFIG], name(1), now=1.0, by="operator", why="")
+    number, fleet = count(), stage.nodes["n1"]
+    with matches(fleet.data / "unified_elo.db") as found:
+        for one, other, wins, losses in (
+            (name(1), "random", 40, 1), (name(2), "random", 40, 1), (name(2), name(1), 40, 20),
+        ):  # fmt: skip
+            for ranks, times in (((1, 2), wins), ((2, 1), losses)):
+                found.merge(played(next(number), (one, other), ranks, board="hex5") for _ in range(times))
+        settle(found.db, Rules())
+    everybody = read_everybody(fleet.data / "unified_elo.db")
+    (contest,) = contests(stage.registry.read().configs.values(), everybody)
+    assert decide(contest, fleet.options.ratings).version is None, "by published ratings it may be luck"
+    assert stage.run()["promoted"] == 1
+    assert stage.registry.read()[CONFIG].promoted == name(2)
 
 
 def test_ratings_that_cannot_be_read_promote_nothing_and_stop_nothing(stage: Stage) -> None:
