@@ -24,13 +24,14 @@ from fleet.job import OUTSTANDING, JobCounts, JobSpec, JobStatus
 from fleet.kinds import JobKind
 from fleet.options import FleetOptions
 from fleet.priority import CURRICULUM_WEIGHTS, DEFAULT_WEIGHT, MEDIUM, score, velocity
-from fleet.ratings import ConfigStandings, Standings
+from fleet.ratings import DEFAULT_DEVIATION, ConfigStandings, Standings
 from fleet.stock import Stock
 from fleet.targets import reason as target_reason
 
 JOBS_PER_NODE = 2  # outstanding for each active node: one at work, one waiting
 LEAST_HEALTH = 0.2
-MAX_BOOST = 50  # priority added for the configuration that needs work most
+MAX_BOOST = 50  # priority added, of each kind, for the configuration that gets most of it
+LEAST_URGENCY = 0.2  # of a tournament whose participants are all well known: ratings must not grow old
 
 
 class Policy(Protocol):
@@ -110,7 +111,8 @@ class Decision:
 class _Kind:
     """A kind that may be queued: its share, base priority and payload, and the configurations it is for.
 
-    `single`: a configuration takes no second one while the first is outstanding.
+    `single`: a configuration takes no second one while the first is outstanding. `urgency`, by configuration, weighs
+    the scores; where it says nothing, it is 1.
     """
 
     ratio: float
@@ -118,6 +120,7 @@ class _Kind:
     payload: Mapping[str, Any]
     configs: tuple[str, ...]
     single: bool = False
+    urgency: Mapping[str, float] = field(default_factory=dict)
 
 
 def decide(snapshot: Snapshot, policy: Policy, fleet: FleetOptions) -> Decision:
@@ -209,10 +212,14 @@ def _kinds(unmet: tuple[str, ...], snapshot: Snapshot, policy: Policy, fleet: Fl
 
     selfplay, tournament = {"games": policy.selfplay_games_per_item}, {"games": policy.tournament_games}
     trained, compared = tuple(filter(trainable, unmet)), tuple(filter(comparable, unmet))
+    unsure = {
+        name: urgency(snapshot.standings[name], snapshot.stock.get(name, nothing).newest, fleet.ratings.min_games)
+        for name in compared
+    }
     kinds = {
         "selfplay": _Kind(policy.selfplay_ratio, policy.selfplay_priority, selfplay, unmet),
         "training": _Kind(policy.training_ratio, policy.training_priority, {}, trained, single=True),
-        "tournament": _Kind(policy.tournament_ratio, policy.tournament_priority, tournament, compared),
+        "tournament": _Kind(policy.tournament_ratio, policy.tournament_priority, tournament, compared, urgency=unsure),
     }
     kinds = {name: kind for name, kind in kinds.items() if kind.ratio > 0 and name in fleet.jobs}
     if not kinds:
@@ -228,7 +235,10 @@ def _fill(
 ) -> tuple[Item, ...]:
     counts, standings = snapshot.counts, snapshot.standings
     scores = {name: _score(name, standings[name], unmet[name], policy, snapshot.now) for name in unmet}
-    boosts = {name: round(MAX_BOOST * value / max(scores.values())) for name, value in scores.items()}
+    shares = {
+        name: {config: scores[config] * kind.urgency.get(config, 1.0) for config in kind.configs}
+        for name, kind in kinds.items()
+    }
     reasons = {name: target_reason(standings[name], target) for name, target in unmet.items()}
     ratios = {name: kind.ratio for name, kind in kinds.items()}
     by_kind = {name: counts.by_kind.get(name, {}) for name in kinds}
@@ -240,10 +250,11 @@ def _fill(
     while ratios and len(items) < room:
         name = next_share(ratios, outstanding, f"kind {sum(queued.values())}")
         kind = kinds[name]
-        shares = {config: scores[config] for config in free[name]}
-        config = next_share(shares, {config: placed[name, config] for config in shares}, f"{name} {queued[name]}")
+        own = {config: shares[name][config] for config in free[name]}
+        config = next_share(own, {config: placed[name, config] for config in own}, f"{name} {queued[name]}")
         payload = {**kind.payload, "reason": reasons[config]}
-        items.append(Item(name, config, kind.priority + boosts[config], payload))
+        boost = round(MAX_BOOST * own[config] / max(shares[name].values()))
+        items.append(Item(name, config, kind.priority + boost, payload))
         outstanding[name] += 1
         queued[name] += 1
         placed[name, config] += 1
@@ -252,6 +263,20 @@ def _fill(
         if not free[name]:
             del ratios[name]
     return tuple(items)
+
+
+def urgency(standing: ConfigStandings, newest: str | None, min_games: int) -> float:
+    """How much a tournament of a configuration may tell, from LEAST_URGENCY to 1.
+
+    It is the error of what tournaments decide about, in DEFAULT_DEVIATIONs: whether the newest model is promoted,
+    and whether the best one has reached the target. Of whom there are too few games, nothing is known.
+    """
+    asked = [standing.best, standing.by_name.get(newest)] if newest is not None else [standing.best]
+    errors = [
+        one.deviation if one is not None and one.games >= min_games and one.anchored else DEFAULT_DEVIATION
+        for one in asked
+    ]
+    return min(1.0, max(LEAST_URGENCY, max(errors) / DEFAULT_DEVIATION))
 
 
 def _own(own: float | None, general: float) -> float:

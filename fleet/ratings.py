@@ -59,13 +59,14 @@ class ConfigStandings:
     """One configuration. Only models can be `best`: a strong baseline is no reason to stop training.
 
     `rated` counts participants of any type. `history` is the best model rating seen in each hour,
-    as (seconds since the epoch, Elo).
+    as (seconds since the epoch, Elo). `by_name` has every model.
     """
 
     best: Standing | None = None
     models: int = 0
     rated: int = 0
     history: tuple[tuple[float, float], ...] = ()
+    by_name: Mapping[str, Standing] = field(default_factory=dict, compare=False, repr=False)
 
     def meets(self, target: float, min_games: int = MIN_GAMES) -> bool:
         """Whether a model has reached `target` beyond luck."""
@@ -186,7 +187,8 @@ def _standings(
     for config, everyone in _everybody(db).items():
         models = [standing for standing in everyone if standing.participant not in baselines]
         best = max(models, key=partial(_rank, min_games), default=None)
-        standings[config] = ConfigStandings(best, len(models), len(everyone), histories.get(config, ()))
+        by_name = {standing.participant: standing for standing in models}
+        standings[config] = ConfigStandings(best, len(models), len(everyone), histories.get(config, ()), by_name)
     return standings
 
 

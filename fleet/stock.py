@@ -9,14 +9,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Stock:
-    """One configuration's: games gathered for training, model versions, and how many games the last one saw.
+    """One configuration's: games gathered for training, model versions, how many games the last one saw, and its name.
 
-    `trained_on` is None where no training has left a model yet.
+    `trained_on` is None where no training has left a model yet, and `newest` where no node has one.
     """
 
     gathered: int = 0
     models: int = 0
     trained_on: int | None = None
+    newest: str | None = None
 
 
 def stock(held: Iterable[Mapping[str, Mapping[str, Any]]]) -> dict[str, Stock]:
@@ -34,9 +35,20 @@ def stock(held: Iterable[Mapping[str, Mapping[str, Any]]]) -> dict[str, Stock]:
             if isinstance(models, Mapping):
                 known = found.get(config, Stock())
                 versions, seen = models.get("versions"), _number(models.get("trained_on"))
-                have = len(versions) if isinstance(versions, list | tuple) else 0
-                newest = known.trained_on if seen is None else max(known.trained_on or 0, seen)
-                found[config] = replace(known, models=max(known.models, have), trained_on=newest)
+                have = (
+                    [each for each in versions if isinstance(each, str)] if isinstance(versions, list | tuple) else []
+                )
+                found[config] = Stock(
+                    known.gathered,
+                    max(known.models, len(have)),
+                    known.trained_on if seen is None else max(known.trained_on or 0, seen),
+                    # a generation has four digits or more, so of longer names the generation is higher
+                    max(
+                        [*have, *([known.newest] if known.newest else [])],
+                        key=lambda name: (len(name), name),
+                        default=None,
+                    ),
+                )
     return found
 
 

@@ -127,6 +127,7 @@ def test_the_best_is_the_model_with_the_highest_lower_bound(store: Store) -> Non
     store.rate("solid", 1900, 20, 400)
     best = store.standing().best
     assert best == Standing("solid", 1900.0, 20.0, 400, NOW - HOUR)
+    assert store.standing().by_name == {"lucky": Standing("lucky", 2100.0, 200.0, 40, NOW - HOUR), "solid": best}
     assert store.standing().models == store.standing().rated == 2
 
 

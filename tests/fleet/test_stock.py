@@ -29,12 +29,19 @@ anything = st.recursive(
 
 
 def test_it_is_the_most_that_any_node_has_and_not_the_sum() -> None:
-    known = {"hex5_2p": Stock(1200, 2, 900), "hex8_2p": Stock(gathered=30)}
+    known = {"hex5_2p": Stock(1200, 2, 900, "g2"), "hex8_2p": Stock(gathered=30)}
     less: dict[str, Any] = {
         "games": {"gathered": {"hex5_2p": 900}},
         "models": {"hex5_2p": {"versions": ["g1"], "trained_on": 400}},
     }
     assert stock([CENTRAL, OTHER, less]) == stock([less, OTHER, CENTRAL, CENTRAL]) == known
+
+
+def test_the_newest_model_is_that_of_the_highest_generation() -> None:
+    held = [
+        {"models": {"hex5_2p": {"versions": [f"hex5_2p-g{number}-0a"]}}} for number in ("0002", "9999", "10000", "0003")
+    ]
+    assert stock(held)["hex5_2p"].newest == "hex5_2p-g10000-0a"
 
 
 def test_nobody_holds_anything_before_the_first_game() -> None:
@@ -43,8 +50,8 @@ def test_nobody_holds_anything_before_the_first_game() -> None:
 
 def test_a_model_that_saw_no_gathered_game_is_a_model_all_the_same() -> None:
     untold: dict[str, Any] = {"models": {"hex5_2p": {"versions": ["g1"]}}}
-    assert stock([untold]) == {"hex5_2p": Stock(0, 1, None)}
-    assert stock([{"models": {"hex5_2p": {"versions": ["g1"], "trained_on": 0}}}]) == {"hex5_2p": Stock(0, 1, 0)}
+    assert stock([untold]) == {"hex5_2p": Stock(0, 1, None, "g1")}
+    assert stock([{"models": {"hex5_2p": {"versions": ["g1"], "trained_on": 0}}}]) == {"hex5_2p": Stock(0, 1, 0, "g1")}
 
 
 @given(st.dictionaries(st.sampled_from(["games", "models", "matches"]), anything))
