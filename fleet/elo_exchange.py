@@ -8,6 +8,7 @@ the last ones to the first ones, so after a cycle that reached everybody all of 
 from __future__ import annotations
 
 import logging
+import random
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -47,9 +48,14 @@ class Exchanged:
 
 
 def longest_ago(db: sqlite3.Connection, nodes: Iterable[str]) -> list[str]:
-    """The nodes in the order in which they are tried."""
+    """The nodes in the order in which they are tried.
+
+    Those that were never tried are shuffled: any node may run the loop, and each remembers only its own tries.
+    """
     tried = dict(db.execute("SELECT node, tried_at FROM backbeat_peers"))
-    return sorted(nodes, key=lambda node: (tried.get(node, 0.0), node))
+    shuffled = sorted(nodes)
+    random.shuffle(shuffled)
+    return sorted(shuffled, key=lambda node: tried.get(node, 0.0))
 
 
 def exchange(

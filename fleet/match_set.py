@@ -180,8 +180,8 @@ class MatchSet:
         total = Merged()
         if not self.pending():
             return total
-        rows = self.db.execute("SELECT participant_id, participant_type FROM participants")
-        told = (row for row in rows if all(isinstance(each, str) for each in row) and _is_pair(*row))
+        typed = self.db.execute("SELECT participant_id, participant_type FROM participants")
+        told = (row for row in typed if all(isinstance(each, str) for each in row) and _is_pair(*row))
         total.participants = self.tell_types(_cautious(told))
         wanted = match_rows.select(columns(self.db, "match_history"))
         while self.pending():

@@ -86,6 +86,7 @@ class Reconciliation:
         self._pull: list[Element] = []
         self._push: list[Element] = []
         self._sent: Any = None
+        self._unsettled = False
         self._answered: Callable[[Mapping[str, Any]], None] = self._compared
 
     def question(self) -> tuple[str, dict[str, Any]] | None:
@@ -122,12 +123,12 @@ class Reconciliation:
             if len(elements) >= room:
                 self._push_ranges.appendleft((match_ranges.after(elements[-1].key), high))
             self._push += elements
-        if not self._push:
+        if not self._push and not self._unsettled:
             return None
         told, taken = match_ranges.bundle(db, self._push[:CHUNK])
         self._push = self._push[taken:]
-        self._sent, self._answered = sum(map(len, told.values())), self._taken
-        return "elo_take", {**told, "settle": not (self._push or self._push_ranges)}
+        self._answered, self._unsettled = self._taken, bool(self._push or self._push_ranges)
+        return "elo_take", {**told, "settle": not self._unsettled}
 
     def _compared(self, answer: Mapping[str, Any]) -> None:
         db, said = self._matches.db, answer["ranges"]

@@ -10,7 +10,7 @@ import tasks.loop
 from fleet import match_ratings
 from fleet.elo_board import EloBoard
 from fleet.elo_documents import documents
-from fleet.elo_exchange import Exchanged, exchange
+from fleet.elo_exchange import LEAST, Exchanged, exchange
 from fleet.fleet import Fleet
 from fleet.job import JobStatus
 from fleet.match_set import MatchSet
@@ -66,12 +66,14 @@ def elo_sync(fleet: Fleet, options: Options, tick: Tick) -> Counts:
         rated = match_ratings.settle(matches.db, rules(fleet))
         fine = (rules(fleet).mark, match_ratings.NO_RULES)
         behind = {node for node in reached if held[node].get("settled") not in fine} - done.silent - done.failed.keys()
-        unsettled = [node for node in behind if done.heard[node] == matches.state().hex]
-        if unsettled:
-            fleet.call({node: ("elo_take", {"settle": True}) for node in unsettled}, options.answer_timeout)
         published = _publish(fleet, matches, done, tick, anew=bool(rated))
         state = matches.state()
         tell(fleet, matches)
+        unsettled = [node for node in behind if done.heard[node] == state.hex]
+        left = tick.deadline - tick.now - (time.monotonic() - began) - LEAST
+        if unsettled and left > LEAST:  # published is what this node has, whether they answer or not
+            wait = min(options.answer_timeout, left)
+            fleet.call({node: ("elo_take", {"settle": True}) for node in unsettled}, wait)
     if adopted.conflicting or done.pulled.conflicting or done.conflicting:
         body = f"{state.conflicts} ids of matches are claimed by several contents; the smallest hash is in effect"
         fleet.notices.send(Notice("Matches contradict each other", body, "warning"))

@@ -202,19 +202,20 @@ def test_a_node_that_knows_little_is_filled_bit_by_bit(
     monkeypatch.setattr(match_ranges, "listed", noted)
     with closing(connect(tmp_path / "full.db")) as one, closing(connect(tmp_path / "little.db")) as two:
         full, little = MatchSet(one), MatchSet(two)
-        full.merge(played(number) for number in range(5000))
-        little.merge(played(number, ranks=(2, 1)) for number in range(0, 30 * theirs, 30))
+        full.merge(played(number) for number in range(2 * reconciliation.CHUNK))
+        little.merge(played(number, ranks=(2, 1)) for number in range(0, 26 * theirs, 26))
         little.exclude([("m00007", "crashed")] if theirs else [])
-        questions = 0
+        questions, last = 0, ("", dict[str, Any]())
 
         def call(asked: Mapping[str, tuple[str, Mapping[str, Any]]], _wait: float) -> dict[str, Answered]:
-            nonlocal questions
-            questions += 1
+            nonlocal questions, last
+            questions, last = questions + 1, asked["little"]
             return {node: Answered(answer(little, *question)) for node, question in asked.items()}
 
         exchange(full, {"little": little.state().hex}, call, wait=1, seconds=60, at_once=1, most=1)
+        assert last[1]["settle"] is True
         assert full.state() == little.state()
-        assert full.state().matches == 5000
+        assert full.state().matches == 2 * reconciliation.CHUNK
         assert largest <= reconciliation.CHUNK
         assert questions < 15
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from redis import Redis
 
 from fleet.elo_board import ELO, EloBoard
+from fleet.elo_exchange import longest_ago
 from fleet.fence import Fence, FenceRefused
 from fleet.holdings import READERS
 from fleet.job import JobSpec
@@ -97,7 +99,15 @@ def test_those_that_were_tried_longest_ago_come_first(nodes: Nodes) -> None:
     nodes.away |= {"n1", "n2"}
     for _ in range(2):
         sync(nodes, answer_timeout=0.1, max_nodes_per_cycle=1)
-    assert [node for node, _ in nodes.asked] == ["n1", "n2"]
+    assert sorted(node for node, _ in nodes.asked) == ["n1", "n2"]
+
+
+def test_whoever_runs_it_those_that_were_never_tried_come_in_no_fixed_order(nodes: Nodes) -> None:
+    """Each node knows only its own tries: by name, the last of many nodes would never have their turn."""
+    with matches(nodes["n0"].data / FILE) as found:
+        many = [f"node-{number}" for number in range(100)]
+        orders = {tuple(longest_ago(found.db, many)[:64]) for _ in range(3)}
+    assert len(orders) == 3
 
 
 def test_rows_of_a_job_are_adopted_and_spread(nodes: Nodes) -> None:
@@ -215,6 +225,17 @@ def test_ratings_that_are_behind_are_made_good_on_every_node(nodes: Nodes) -> No
     assert agreed(nodes)
     held = nodes["n0"].nodes.holdings("matches", sync_now(nodes))
     assert {held[name]["settled"] for name in NAMES} == {Rules().mark}
+
+
+def test_a_node_that_does_not_rate_keeps_nothing_from_being_published(nodes: Nodes) -> None:
+    for name in NAMES:
+        add(nodes, name, played(1))
+    nodes.away.add("n1")
+    began = time.monotonic()
+    counts, _ = sync(nodes, deadline=2.5, answer_timeout=60)
+    assert time.monotonic() - began < 2.5
+    assert (counts["rated"], counts["published"]) == (1, 1)
+    assert agreed(nodes, "n0", "n2")
 
 
 def test_other_rules_reach_every_node(nodes: Nodes) -> None:
