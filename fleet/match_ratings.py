@@ -7,6 +7,7 @@ computed outside of any transaction, and written only where the set is still the
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 import time
 from collections.abc import Mapping
@@ -37,6 +38,8 @@ CURVE = 500
 #: Seconds that history is told backwards, and in how many steps, where there is none.
 WINDOW = 7 * 86_400.0
 STEPS = 8
+
+log = logging.getLogger("backbeat.matches")
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,15 @@ def settle(db: sqlite3.Connection, rules: Rules) -> list[str]:
     return [config for config in wanted if _settle(db, config, rules)]
 
 
+def unrated(db: sqlite3.Connection) -> list[str]:
+    """The configurations that have matches, and were found to be impossible to rate."""
+    query = (
+        "SELECT config FROM backbeat_configs WHERE matches > 0 AND rated >= generation AND NOT EXISTS"
+        " (SELECT 1 FROM elo_ratings WHERE board_type || '_' || num_players || 'p' = config) ORDER BY config"
+    )
+    return [config for (config,) in db.execute(query)]
+
+
 def outcomes(db: sqlite3.Connection, config: str) -> dict[Outcome, int]:
     """How often each result happened, without excluded matches."""
     query = "SELECT participants, ranks, games FROM backbeat_outcomes WHERE config = ? AND games > 0"
@@ -102,8 +114,13 @@ def _settle(db: sqlite3.Connection, config: str, rules: Rules) -> bool:
         counted = outcomes(db, config)
         past = _past(db, config, last_ms) if not _has_history(db, config) else []
         sequence = match_sequence.play(db, config, rules.anchors, rules.key)
-    rated = rules.rate(counted)
-    told = [(at, rules.rate(each)) for at, each in past]
+    rated: Mapping[str, Rated] = {}
+    told: list[tuple[float, Mapping[str, Rated]]] = []
+    try:
+        rated = rules.rate(counted)
+        told = [(at, rules.rate(each)) for at, each in past]
+    except ArithmeticError as error:  # the same on every node, and no reason to rate the others less
+        log.error("%s is not rated: %s", config, error)
     with writing(db):
         ((already, by),) = db.execute("SELECT rated, rules FROM backbeat_configs WHERE config = ?", (config,))
         if already > generation or (already == generation and by == rules.key):
@@ -123,7 +140,7 @@ Moved = dict[str, tuple[float | None, Rated]]
 
 
 def _store(
-    db: sqlite3.Connection, board: BoardConfig, at: float, rated: Ratings, sequential: Mapping[str, float]
+    db: sqlite3.Connection, board: BoardConfig, at: float, rated: Mapping[str, Rated], sequential: Mapping[str, float]
 ) -> Moved:
     """Write what is new; returns the ratings that are, with what they were."""
     place = (board.board, board.players)
@@ -222,7 +239,7 @@ def _past(db: sqlite3.Connection, config: str, last_ms: int) -> list[tuple[float
 
 
 def _remember(
-    db: sqlite3.Connection, board: BoardConfig, at: float, moved: Moved, rated: Ratings, rules: Rules
+    db: sqlite3.Connection, board: BoardConfig, at: float, moved: Moved, rated: Mapping[str, Rated], rules: Rules
 ) -> None:
     """Rows of history for ratings that moved, and a point of the curve of the best."""
     place = (board.board, board.players)

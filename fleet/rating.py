@@ -32,6 +32,7 @@ __all__ = ["ALGORITHM", "PRIOR_RATING", "Outcome", "Rated", "Ratings", "outcome"
 #: Changes whenever the same counts would be given other numbers.
 ALGORITHM = "plackett-luce-1"
 PRIOR_RATING = 1500.0  # Elo, where a participant that nothing is known of stands
+MOST_PARTICIPANTS = 4_000  # rated together: half a minute of one core and 0.8 GB, both growing fast with the number
 RESOLUTION = 2  # digits of an Elo point that are published
 
 _LOGIT = 400.0 / math.log(10.0)  # Elo points in one unit of log strength
@@ -111,9 +112,9 @@ def rate(outcomes: Mapping[Outcome, int], anchors: Mapping[str, float], *, prior
 
     `anchors` are participants of known Elo; those that did not play are left out. `prior` is the strength
     of the prior, in drawn games, above 0. Raises ValueError for a result that is none, and for an anchor
-    or a prior that is no usable number; ArithmeticError where anchors lie so far from what the games say,
-    or a prior is so weak beside so many games, that arithmetic fails. No setting that RatingOptions takes
-    does so.
+    or a prior that is no usable number; ArithmeticError for more than MOST_PARTICIPANTS, and where anchors
+    lie so far from what the games say, or a prior is so weak beside so many games, that arithmetic fails. No
+    setting that RatingOptions takes does the latter.
     """
     if not (math.isfinite(prior) and prior > 0):
         raise ValueError(f"the prior must be a number of games above 0, not {prior}")
@@ -121,6 +122,8 @@ def rate(outcomes: Mapping[Outcome, int], anchors: Mapping[str, float], *, prior
         if not math.isfinite(elo):
             raise ValueError(f"anchor {name!r} must have a finite Elo, not {elo}")
     choices = count(outcomes)
+    if len(choices.names) > MOST_PARTICIPANTS:
+        raise ArithmeticError(f"{len(choices.names):,} participants; {MOST_PARTICIPANTS:,} can be rated together")
     chains = _chains(choices)
     problem = _Problem(choices, anchors, prior)
     try:

@@ -12,7 +12,8 @@ from fleet.match_ranges import Element, Key, Sum
 from fleet.match_set import MatchSet
 from fleet.match_store import FILE
 from fleet.matches import corrupt_files, opened
-from fleet.notices import Notice
+from fleet.notices import Notice, listed
+from fleet.rating import MOST_PARTICIPANTS
 from fleet.reconciliation import read_element, read_key, read_sum
 from tasks.node import Answer, Arguments, node_task
 
@@ -63,6 +64,11 @@ def tell(fleet: Fleet, matches: MatchSet) -> None:
     if matches.is_news("refused", refused):
         why = "; ".join(f"{number} x {reason}" for reason, number in matches.refusals())
         fleet.notices.send(Notice("Matches refused", f"{fleet.node_id}: {refused} set aside so far: {why}", "warning"))
+    unrated = match_ratings.unrated(matches.db)
+    if matches.is_news("unrated", len(unrated)):
+        most = f"at most {MOST_PARTICIPANTS:,} participants can be rated together"
+        body = f"{listed(unrated)}: {most}; the log has the reason"
+        fleet.notices.send(Notice("Matches cannot be rated", body, "error"))
     if matches.is_news("corrupt", corrupt_files(fleet.data)):
         body = f"{fleet.node_id}: kept as {FILE}.corrupt-*, and the other nodes fill a new one"
         fleet.notices.send(Notice("Damaged ratings set aside", body, "error"))

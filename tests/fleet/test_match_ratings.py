@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fleet.match_ratings import Rules, settle
+import pytest
+
+from fleet import rating
+from fleet.match_ratings import Rules, settle, settled, unrated
 from fleet.match_store import FILE
 from fleet.ratings import read
 from fleet.sequential_elo import Game, sequential_elo
@@ -26,6 +29,26 @@ def test_ratings_follow_from_the_matches_and_say_how_sure_they_are(tmp_path: Pat
         assert published(found)[0][3:5] == (400.0, 0.0)
         assert settle(found.db, Rules(anchors={"random": 500.0})) == ["hex8_2p"]
         assert published(found)[0][3] == 500.0
+
+
+def test_a_configuration_that_cannot_be_rated_leaves_the_others_their_ratings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rating, "MOST_PARTICIPANTS", 3)
+    with matches(tmp_path / FILE) as found:
+        found.merge(played(number, (f"a{number}", "random"), board="go9") for number in range(2))
+        found.merge([played(9, ("b", "random"))])
+        settle(found.db, Rules())
+        assert unrated(found.db) == []
+        found.merge([played(10, ("a10", "random"), board="go9")])
+        assert settle(found.db, Rules()) == ["go9_2p"]
+        assert unrated(found.db) == ["go9_2p"]
+        assert {row[1] for row in published(found)} == {"hex8"}
+        assert settled(found.db) == Rules().mark, "or it would be tried again for ever"
+        found.exclude([("m00010", "imported by mistake")])
+        settle(found.db, Rules())
+        assert unrated(found.db) == []
+        assert {row[1] for row in published(found)} == {"hex8", "go9"}
 
 
 def test_an_exclusion_takes_a_rating_away_and_the_peak_stays(tmp_path: Path) -> None:

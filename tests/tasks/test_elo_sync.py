@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from fleet import rating
 from fleet.elo_board import ELO, EloBoard
 from fleet.elo_exchange import longest_ago
 from fleet.fence import Fence, FenceRefused
@@ -273,6 +274,16 @@ def test_rows_that_were_refused_are_told_once_with_their_reason(nodes: Nodes) ->
     sync(nodes)
     ((_, notice),) = nodes["n0"].notices.recent()
     assert (notice.title, notice.body) == ("Matches refused", "n0: 1 set aside so far: 1 x 'a' plays against itself")
+
+
+def test_that_a_configuration_cannot_be_rated_is_told_once(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rating, "MOST_PARTICIPANTS", 1)
+    add(nodes, "n0", played(1))
+    counts, _ = sync(nodes)
+    assert (counts["rated"], counts["published"]) == (1, 1)
+    sync(nodes)
+    bodies = [notice.body for _, notice in nodes["n0"].notices.recent() if notice.title == "Matches cannot be rated"]
+    assert [body.partition(":")[0] for body in bodies] == ["hex8_2p"]
 
 
 def sync_now(nodes: Nodes) -> float:
