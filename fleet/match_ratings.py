@@ -214,26 +214,25 @@ def _past(db: sqlite3.Connection, config: str, last_ms: int) -> list[tuple[float
     """
     board = BoardConfig.parse(config)
     since = last_ms - round(WINDOW * 1000)
-    rows = db.execute(
-        "SELECT ended_at_ms, participant_ids, rankings FROM match_history WHERE match_hash IS NOT NULL"
-        " AND ended_at_ms > ? AND board_type = ? AND num_players = ?"
-        " AND game_id NOT IN (SELECT match_id FROM backbeat_exclusions) ORDER BY ended_at_ms DESC",
-        (since, board.board, board.players),
-    ).fetchall()
-    if not rows:
+    found = (
+        "FROM match_history WHERE match_hash IS NOT NULL AND ended_at_ms > ? AND board_type = ? AND num_players = ?"
+        " AND game_id NOT IN (SELECT match_id FROM backbeat_exclusions)"
+    )
+    place = (since, board.board, board.players)
+    ((first,),) = db.execute(f"SELECT min(ended_at_ms) {found}", place)
+    if first is None:
         return []
     left = outcomes(db, config)
-    first = rows[-1][0]
+    rows = db.execute(f"SELECT ended_at_ms, participant_ids, rankings {found} ORDER BY ended_at_ms DESC", place)
     instants = sorted(
         {round(first + (last_ms - first) * step / STEPS) for step in range(1, STEPS)} - {last_ms}, reverse=True
     )
     past: list[tuple[float, dict[Outcome, int]]] = []
-    place = 0
+    row = next(rows, None)
     for instant in instants:
-        while place < len(rows) and rows[place][0] > instant:
-            key = outcome(_texts(rows[place][1]), _texts(rows[place][2]))
-            left[key] -= 1
-            place += 1
+        while row is not None and row[0] > instant:
+            left[outcome(_texts(row[1]), _texts(row[2]))] -= 1
+            row = next(rows, None)
         past.append((instant / 1000, {key: games for key, games in left.items() if games > 0}))
     return [(at, counted) for at, counted in reversed(past) if counted]
 

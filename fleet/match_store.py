@@ -227,6 +227,18 @@ def is_foreign(path: Path) -> bool:
         return False
 
 
+def is_other(path: Path) -> bool:
+    """Whether it is a file of something else, in which matches have no business; a damaged one is not."""
+    if not path.exists() or is_foreign(path):
+        return path.exists()
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    except sqlite3.Error:
+        return False
+    return bool(tables) and not tables & ORIGINAL.keys()
+
+
 def _damaged(path: Path) -> bool:
     """Whether it is still the damaged file: another process may have put a new one in its place."""
     if is_foreign(path):

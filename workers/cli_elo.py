@@ -26,7 +26,7 @@ from fleet.match_export import export_csv, export_db
 from fleet.match_files import FileRefused, merge_file, rows_in
 from fleet.match_ratings import Rules, settle
 from fleet.match_set import CHUNK, MatchSet, Merged
-from fleet.match_store import FILE
+from fleet.match_store import FILE, is_other
 from fleet.match_texts import Read, TextRefused, read_csv, read_pgn
 from fleet.matches import MatchesUnreadable, opened
 from fleet.options import FleetOptions
@@ -129,6 +129,8 @@ def _on_matches(command: Callable[..., Any]) -> Callable[..., Any]:
     @data_option
     @functools.wraps(command)
     def wrapped(db: Path | None, data: Path | None, **kwargs: Any) -> Any:
+        if db is not None and is_other(db):
+            fail(f"{db}: it is no database of matches")
         try:
             return command(db if db is not None else _own(data), **kwargs)
         except (SettingsError, MatchesUnreadable, FileRefused, TextRefused) as error:

@@ -120,6 +120,17 @@ def test_a_database_is_imported_once_and_rated(cli: Cli, own: Path, tmp_path: Pa
     assert "40 matches, digest" in cli("elo", "verify", "--db", str(own)).stdout
 
 
+def test_a_file_of_something_else_is_neither_moved_nor_written_to(cli: Cli, own: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("a,b,games,wins\nm1,m2,3,2\n")
+    with closing(sqlite3.connect(tmp_path / "games.db")) as db:
+        db.execute("CREATE TABLE games (x)")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for wrong in ("x.csv", "games.db"):
+        for command in (("import", "x.csv", "--config", "go_2p"), ("verify",), ("exclude", "m", "--reason", "why")):
+            assert f"{wrong}: it is no database of matches" in cli("elo", *command, "--db", wrong, code=1).stderr
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_texts_are_imported_and_what_is_refused_is_said(cli: Cli, own: Path, tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("m1,m2,fast,3,2\nm1,m1,fast,3,2\n")
     command = ("elo", "import", "x.csv", "--columns", "a,b,label,games,wins", "--data", str(tmp_path))
