@@ -28,6 +28,7 @@ from fleet.reconciliation import Reconciliation
 from tests.fleet.match_stage import played, published, row
 
 NODES = st.integers(0, 4)
+SMALL = {"LISTED": 2, "RANGES": 2, "KEYS": 2, "CHUNK": 3}
 PLAYERS = ("a", "b", "random", "c")
 
 #: A match by number, its players, its places, and when it ended: small pools, so that ids and instants collide.
@@ -61,8 +62,12 @@ def answer(matches: MatchSet, name: str, arguments: Mapping[str, Any]) -> dict[s
 class Nodes(RuleBasedStateMachine):
     """What each node was told is remembered, and the union of it is what all must hold in the end."""
 
-    @initialize()
-    def start(self) -> None:
+    @initialize(small=st.booleans())
+    def start(self, small: bool) -> None:
+        """With small limits, a few matches are split, chunked and asked for in turns as thousands are."""
+        self.patch = pytest.MonkeyPatch()
+        for name, limit in SMALL.items() if small else ():
+            self.patch.setattr(reconciliation, name, limit)
         self.folder = Path(tempfile.mkdtemp())
         self.nodes = [MatchSet(connect(self.folder / f"{number}.db")) for number in range(5)]
         self.told: dict[str, dict[bytes, Match]] = {}
@@ -126,6 +131,7 @@ class Nodes(RuleBasedStateMachine):
         try:
             self.agree()
         finally:
+            self.patch.undo()
             for node in self.nodes:
                 node.db.close()
             shutil.rmtree(self.folder)
@@ -165,7 +171,7 @@ class Nodes(RuleBasedStateMachine):
 
 TestNodes = Nodes.TestCase
 TestNodes.settings = settings(
-    max_examples=25, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=30, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
 )
 
 
