@@ -50,7 +50,9 @@ LOOK_EVERY = 0.1
 #: Seconds and number of the job folders that `sweep` keeps.
 KEEP_FOR, KEEP = 7 * 86400.0, 1000
 #: What of Backbeat's environment may hold passwords; a job gets none of it.
-SECRETS = ("BACKBEAT_REDIS_URL", "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "FLOWER_BASIC_AUTH")
+SECRETS = (
+    "BACKBEAT_REDIS_URL", "BACKBEAT_STORE", "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "FLOWER_BASIC_AUTH",
+)  # fmt: skip
 
 Outcome = Literal["completed", "failed", "timed_out", "stopped"]
 

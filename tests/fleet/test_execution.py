@@ -131,7 +131,7 @@ class TestEnvironment:
         for name in ("BACKBEAT_REDIS_URL", "CELERY_BROKER_URL"):
             monkeypatch.setenv(name, "redis://:password@host")
         monkeypatch.setenv("BACKBEAT_JOB_ID", "somebody else's")
-        monkeypatch.setenv("BACKBEAT_STORE", "s3://models")
+        monkeypatch.setenv("BACKBEAT_STORE", "sftp://backbeat:password@host/store")
         code = "import os, json; print(json.dumps(dict(os.environ, cwd=os.getcwd(), stdin=os.read(0, 1).decode())))"
         told = node.run(code, attempt=2, games=25, name="é").result
         assert told is not None
@@ -140,7 +140,7 @@ class TestEnvironment:
         assert ours == {
             "BACKBEAT_JOB_ID": "job-1", "BACKBEAT_JOB_KIND": "selfplay", "BACKBEAT_JOB_CONFIG": "hex8_2p",
             "BACKBEAT_JOB_ATTEMPT": "2", "BACKBEAT_JOB_RESULT": str(node.folder / RESULT), "BACKBEAT_NODE_ID": "n1",
-            "BACKBEAT_DATA": str(node.data), "BACKBEAT_STORE": "s3://models",
+            "BACKBEAT_DATA": str(node.data),
         }  # fmt: skip
         assert "password" not in str(told)
         assert (told["cwd"], told["stdin"]) == (str(node.data), "")
