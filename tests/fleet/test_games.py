@@ -197,6 +197,9 @@ def test_games_of_a_foreign_program_travel_as_they_are(store: Store, node: Path,
         ("winner", 2, "winner must be a seat from 0"),
         ("seed", 1.5, "seed must be an integer"),
         ("job_id", "x" * 65, "job_id and node_id must be text"),
+        ("node_id", "n1\0" + "x" * 64, "job_id and node_id must be text"),
+        ("game_id", "0123456789abcdef\0more", "game_id must be 16 to 64"),
+        ("moves", "[1]\0[2]", "its text is no UTF-8, or holds a NUL"),
         ("finished_at", 1e300, "started_at and finished_at must be"),
         ("started_at", "yesterday", "started_at and finished_at must be"),
     ],
@@ -216,6 +219,18 @@ def test_a_game_that_no_shard_may_have_is_refused_and_the_others_go_on(
     assert gathered(central) == played
     assert total(send(store, node).account)["refused"] == 1
     assert ids(node / FILE) > played  # it is still there
+
+
+def test_what_a_node_lets_through_the_central_one_takes_however_large_it_is(
+    store: Store, node: Path, central: Path
+) -> None:
+    played = play(node, 3)
+    wide = "é" * (1 << 20)
+    played.add(put(node, moves=json.dumps(["x" * (3 << 20)]), players=json.dumps([wide, ""], ensure_ascii=False)))
+    done = send(store, node)
+    assert (done.games, done.refused) == (4, 0)
+    assert take(store, central).gathered == 4
+    assert gathered(central) == played
 
 
 def recreate_without_not_null(db: sqlite3.Connection) -> None:

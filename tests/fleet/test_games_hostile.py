@@ -24,12 +24,12 @@ Change = Callable[["Forged"], None]
 
 
 class Forged:
-    """A sound shard of one game, to be changed: `db` its SQLite file, `data` that file compressed, `said` its
+    """A sound shard of one game, or more, to be changed: `db` its SQLite file, `data` that file compressed, `said` its
     manifest. What is not changed fits what was."""
 
-    def __init__(self, store: Store, folder: Path) -> None:
-        self.played = play(folder / "n9", 1)
-        send(store, folder / "n9", now=NOW - 60)  # it comes first
+    def __init__(self, store: Store, folder: Path, games: int = 1) -> None:
+        self.played = play(folder / "n9", games)
+        send(store, folder / "n9", now=NOW - 60, shard_games=games)  # it comes first
         self.store, self.raw = store, folder / "raw"
         _, self.manifest_key = keys(store, "inbox/n9")
         self.data_key = self.manifest_key.replace(".json", ".games")
@@ -156,6 +156,15 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "text for a number": (_set("seed", "'many'"), "non-INTEGER value in games.seed"),
     "text for an instant": (_set("finished_at", "'soon'"), "non-REAL value in games.finished_at"),
     "a time without end": (_set("finished_at", "9e999"), "started_at and finished_at must be"),
+    "text that goes on behind its end": (_set("moves", "moves || char(0) || '[666]'"), "holds a NUL"),
+    "an id that goes on behind its end": (_set("game_id", "game_id || char(0) || 'x'"), "game_id must be"),
+    "a game where nobody looks for it": (
+        _set("rowid", "-9223372036854775808, moves = '[]'"), "moves must be a JSON list with a move",
+    ),
+    "halves of a character": (
+        _set("players", "CAST(x'5b2261222c2262225dc3' AS TEXT), moves = CAST(x'a95b315d' AS TEXT)"),
+        "must be a JSON list",
+    ),
     "a winner who did not play": (_set("winner", "5"), "winner must be a seat"),
     "a path for an id": (_set("game_id", "'../../../../../../etc/passwd'"), "game_id must be"),
     "a short id": (_set("game_id", "'1'"), "game_id must be"),
@@ -268,6 +277,25 @@ def test_a_game_with_the_id_of_another_changes_nothing(store: Store, tmp_path: P
     assert (done.gathered, done.doubled) == (0, 1)
     with closing(sqlite3.connect(tmp_path / "c" / GATHERED)) as db:
         assert db.execute("SELECT moves = '[666]' FROM games").fetchall() == [(0,)]
+
+
+def test_games_numbered_as_no_exporter_does_are_looked_at_one_by_one(store: Store, tmp_path: Path) -> None:
+    forged = Forged(store, tmp_path)
+    forged.sql("UPDATE games SET rowid = -9223372036854775808")
+    forged.leave()
+    assert take(store, tmp_path / "c").gathered == 1
+
+
+def test_the_games_of_a_large_shard_are_all_looked_at(store: Store, tmp_path: Path) -> None:
+    forged = Forged(store, tmp_path, 600)
+    for number in (1, 250, 251, 500, 501, 600):
+        forged.sql(f"UPDATE games SET result = '[0]' WHERE rowid = {number}")
+        forged.leave()
+        done = take(store, tmp_path / "c")
+        assert done.refusals[0].endswith(f"game {number}: result must be a JSON list of num_players")
+        forged.sql(f"UPDATE games SET result = '[1.0, -1.0]' WHERE rowid = {number}")
+    forged.leave()
+    assert take(store, tmp_path / "c").gathered == 600
 
 
 def test_limits_are_what_an_honest_node_stays_below(store: Store, tmp_path: Path) -> None:
