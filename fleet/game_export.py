@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 
 from fleet.game_ledger import Batch, GameLedger
 from fleet.game_shard import (
@@ -31,7 +32,7 @@ from fleet.game_shard import (
     pack,
 )
 from fleet.games import FILE, Account
-from fleet.store import Corrupt, Store
+from fleet.store import Corrupt, Pace, Stopped, Store
 
 FOLDER = "exports"  # in a node's data directory: shards being made; empty otherwise
 
@@ -68,13 +69,21 @@ class Exported:
 
 
 def export(
-    store: Store, data: Path, node: str, bounds: Bounds, now: float, clock: Callable[[], float] = time.monotonic
+    store: Store,
+    data: Path,
+    node: str,
+    bounds: Bounds,
+    now: float,
+    clock: Callable[[], float] = time.monotonic,
+    cancel: Event | None = None,
 ) -> Exported:
     """Send this node's waiting games, hear what became of those sent before, and prune what was gathered long ago.
 
     Idempotent: games are chosen once, and a shard is sent again only under its own name. `now` is seconds since
-    the epoch. Raises StoreUnavailable, GamesUnreadable or OSError; what was not done is done by the next one.
+    the epoch. Raises StoreUnavailable, GamesUnreadable or OSError; what was not done is done by the next one. An
+    upload that is not through in time, or that `cancel` ends, is an error only when none was.
     """
+    pace = Pace(time.monotonic() + bounds.seconds, cancel)
     done, give_up = Exported(), clock() + bounds.seconds
     if not (data / FILE).exists():
         return done
@@ -86,7 +95,12 @@ def export(
             ledger.enter(give_up)
             _hear(store, node, ledger, bounds, now)
             for batch in _shards(ledger, bounds, now):
-                _send(store, node, ledger, batch, folder, now, done)
+                try:
+                    _send(store, node, ledger, batch, folder, now, done, pace)
+                except Stopped:
+                    if not done.shards:
+                        raise
+                    break
                 if clock() > give_up or done.shards >= bounds.shards:
                     break
             done.pruned = ledger.prune(now - bounds.keep_for, bounds.prune)
@@ -102,7 +116,16 @@ def _shards(ledger: GameLedger, bounds: Bounds, now: float) -> Iterator[Batch]:
         yield batch
 
 
-def _send(store: Store, node: str, ledger: GameLedger, batch: Batch, folder: Path, now: float, done: Exported) -> None:
+def _send(
+    store: Store,
+    node: str,
+    ledger: GameLedger,
+    batch: Batch,
+    folder: Path,
+    now: float,
+    done: Exported,
+    pace: Pace,
+) -> None:
     """Make a shard's file from its games, leave it in the inbox, its manifest last, and record that."""
     refused, why = ledger.sift(batch)
     done.refused += refused
@@ -125,7 +148,7 @@ def _send(store: Store, node: str, ledger: GameLedger, batch: Batch, folder: Pat
         sha256=sha256,
     )
     raw.unlink()
-    store.put(packed, data_key(node, batch.shard))
+    store.put(packed, data_key(node, batch.shard), sha256=sha256, pace=pace)
     store.write(manifest_key(node, batch.shard), manifest.model_dump_json().encode())
     ledger.settle(batch, "sent", now)
     packed.unlink()
@@ -153,7 +176,7 @@ def _hear(store: Store, node: str, ledger: GameLedger, bounds: Bounds, now: floa
         if manifest_key(node, shard) in waiting:
             if batch.state != "sent":  # it was left there right before a crash, or an operator has put it back
                 ledger.settle(batch, "sent", now)
-        elif batch.state == "sent" and now - batch.at > bounds.resend_after:
+        elif batch.state == "sent" and not 0 <= now - batch.at <= bounds.resend_after:  # or the clock was set back
             ledger.settle(batch, "building", now)
 
 

@@ -21,6 +21,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 
 from fleet.game_shard import (
     ASIDE,
@@ -39,7 +40,7 @@ from fleet.game_shard import (
 )
 from fleet.games import GATHERED
 from fleet.gathered import Gathered, Shard
-from fleet.store import Corrupt, Entry, NoRoom, Store, StoreUnavailable
+from fleet.store import Corrupt, Entry, NoRoom, Pace, Stopped, Store, StoreUnavailable
 
 FOLDER = "ingest"  # in the central node's data directory: the shard being taken in; empty otherwise
 #: Refusals and failures that are named; the rest is counted.
@@ -89,13 +90,15 @@ def ingest(
     now: float,
     clock: Callable[[], float] = time.monotonic,
     told: Told | None = None,
+    cancel: Event | None = None,
 ) -> Ingested:
-    """Take in what lies in the inbox, oldest first.
+    """Take in what lies in the inbox, oldest first, until its time is over or `cancel` is set.
 
     `told(shard, why)` hears of each refusal once. Idempotent: a shard that was taken in is known, and only deleted.
     Raises StoreUnavailable or GamesUnreadable; what was not done is done by the next one.
     """
-    done, give_up = Ingested(), clock() + bounds.seconds
+    done, give_up, cancel = Ingested(), clock() + bounds.seconds, cancel or Event()
+    pace = Pace(time.monotonic() + bounds.seconds, cancel)
     with _alone(data / FOLDER) as folder:
         if folder is None:
             return Ingested(busy=True)
@@ -103,12 +106,12 @@ def ingest(
         if not waiting:
             return done
         with closing(Gathered(data / GATHERED)) as gathered:
-            taking = _Taking(store, gathered, folder, bounds.limits, now, done, told or _nobody)
+            taking = _Taking(store, gathered, folder, bounds.limits, now, done, told or _nobody, pace)
             # While one is taken in, the next one is fetched and checked: half of the work is in C and on disks.
             with ThreadPoolExecutor(1, "ingest") as ahead:
                 first = taking.begin(ahead, *waiting[0])
                 for number, (node, shard) in enumerate(waiting):
-                    if number >= bounds.shards or clock() > give_up:
+                    if number >= bounds.shards or clock() > give_up or cancel.is_set():
                         done.left += len(waiting) - number
                         break
                     fetched, following = first, waiting[number + 1 : number + 2]
@@ -158,6 +161,7 @@ class _Taking:
     now: float
     done: Ingested
     told: Told
+    pace: Pace
 
     def begin(self, ahead: Executor, node: str, shard: str) -> Future[_Fetched]:
         """Fetch and check a shard in another thread."""
@@ -178,7 +182,9 @@ class _Taking:
             self.store.delete(data_key(node, shard))
             self.store.delete(manifest_key(node, shard))
         except (StoreUnavailable, sqlite3.Error, OSError) as error:
-            if isinstance(error, NoRoom) or _is_full(error):
+            if isinstance(error, Stopped) and self.done.shards:  # one that never gets through in time is a failure
+                self.done.left += 1
+            elif isinstance(error, NoRoom) or _is_full(error):
                 self.done.full = self.done.full or str(error)  # a smaller one may fit
                 self.done.left += 1
             else:
@@ -227,7 +233,7 @@ class _Taking:
             raise NoRoom(f"{manifest.node}/{manifest.shard} needs {needed} bytes of {where}; {free} are free")
         key = data_key(manifest.node, manifest.shard)
         try:
-            self.store.get(key, packed, size=manifest.size, sha256=manifest.sha256)
+            self.store.get(key, packed, size=manifest.size, sha256=manifest.sha256, pace=self.pace)
         except Corrupt as error:
             raise Refused(str(error)) from error
         except FileNotFoundError as error:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import Field
 
 import tasks.loop
-from fleet.asking import Answered
 from fleet.fleet import Fleet
 from fleet.game_export import Bounds
 from fleet.game_ingest import Intake
@@ -19,6 +19,8 @@ from fleet.notices import Notice, listed
 from schedules.backoff import Backoff
 from schedules.durations import Seconds
 from tasks.loop import Counts, Tick, loop
+
+log = logging.getLogger("backbeat.data_aggregation")
 
 #: Of the time that a node has to answer, what it may work: the rest is for the message, its last shard, the answer.
 SHARE = 0.8
@@ -54,17 +56,18 @@ def data_aggregation(fleet: Fleet, options: Options, tick: Tick) -> Counts:
     plan = decide(members, record.memories, options, tick.now)
     export = {"seconds": SHARE * options.export_timeout, "keep_for": options.keep_for}
     export |= {"shard_games": options.shard_games, "shard_bytes": options.shard_bytes}
-    said = fleet.call(dict.fromkeys(plan.ask, ("export_games", export)), options.export_timeout)
-    done, failed = _sorted(said)
+    done, failed = _call(fleet, plan.ask, "export_games", export, options.export_timeout)
     memories = remember(plan, done, failed, options.node_backoff.delay, tick.now)
     state.write(Record(memories, chosen, record.said), fence=tick.fence)
 
     took: Mapping[str, Any] = {}
     complaints = [complaint] if complaint else []
-    if chosen is not None:
+    if chosen is not None and any(member.node_id == chosen and not member.live for member in members):
+        complaints.append(f"{chosen}, which gathers games, is away: they wait in the store")
+    elif chosen is not None and not fleet.stopping.is_set():
         intake = {"seconds": SHARE * options.ingest_timeout, "shards": options.max_shards_per_cycle}
         named = {**intake, "nodes": list(done)}
-        took_in, lost = _sorted(fleet.call({chosen: ("ingest_games", named)}, options.ingest_timeout))
+        took_in, lost = _call(fleet, [chosen], "ingest_games", named, options.ingest_timeout)
         took = took_in.get(chosen, {})
         complaints += [f"{name} did not gather: {why}" for name, why in lost.items()]
         complaints += [f"{chosen}: {took['full']}"] if took.get("full") else []
@@ -82,6 +85,7 @@ def data_aggregation(fleet: Fleet, options: Options, tick: Tick) -> Counts:
         "asked": len(plan.ask),
         "backing_off": plan.backing_off,
         "failed": len(failed),
+        "busy": sum(bool(answer.get("busy")) for answer in (*done.values(), took)),
         **{name: sum(answer.get(key, 0) for answer in done.values()) for name, key in _EXPORTED.items()},
         **{name: took.get(key, 0) for name, key in _INGESTED.items()},
         "unaccounted": sum(sum(games.values()) for games in missing.values()),
@@ -96,14 +100,21 @@ _INGESTED = {
 }  # fmt: skip
 
 
-def _sorted(said: Mapping[str, Answered]) -> tuple[dict[str, Mapping[str, Any]], dict[str, str]]:
-    """Who did what was asked, with the answer; and who did not, and why."""
+def _call(
+    fleet: Fleet, nodes: Iterable[str], task: str, arguments: Mapping[str, Any], wait: float
+) -> tuple[dict[str, Mapping[str, Any]], dict[str, str]]:
+    """Who did what was asked, with the answer; and who did not, and why: silence too, if it was waited for."""
     done, failed = {}, {}
-    for name, answered in said.items():
+    for name, answered in fleet.call(dict.fromkeys(nodes, (task, arguments)), wait).items():
+        if answered.silent and fleet.stopping.is_set():
+            continue
         if answered.answer is None:
             failed[name] = answered.error or "no answer in time"
         elif answered.answer.get("without_store"):
             failed[name] = "its processes know no store"
         else:
             done[name] = answered.answer
+        for why in (failed.get(name), *done.get(name, {}).get("failures", ())):
+            if why is not None:
+                log.warning("%s: %s: %s", name, task, why)
     return done, failed

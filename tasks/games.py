@@ -45,7 +45,7 @@ def export_games(fleet: Fleet, arguments: ExportGames) -> Answer:
         return {"without_store": True}
     bounds = Bounds(**arguments.model_dump())
     try:
-        done = export(fleet.store, fleet.data, fleet.node_id, bounds, time.time())
+        done = export(fleet.store, fleet.data, fleet.node_id, bounds, time.time(), cancel=fleet.stopping)
         if done.refused:
             said = f"{done.refused} of {fleet.node_id} will go nowhere as they are, such as {done.why}"
             fleet.notices.send(Notice("Games refused", said, "warning"))
@@ -69,7 +69,7 @@ def ingest_games(fleet: Fleet, arguments: IngestGames) -> Answer:
 
     try:
         intake = Intake(arguments.shards, arguments.seconds)
-        done = asdict(ingest(fleet.store, fleet.data, intake, time.time(), told=told))
+        done = asdict(ingest(fleet.store, fleet.data, intake, time.time(), told=told, cancel=fleet.stopping))
         return {**done, "arrived": arrived(fleet.data / GATHERED, arguments.nodes)}
     finally:
         fleet.report_holdings()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,55 @@ def test_of_several_central_nodes_the_first_gathers_and_stays_so(redis: Redis, t
     stage.play("n3", 20)
     assert stage.run()["gathered"] == 20
     assert len(gathered(tmp_path / "n2")) == 40
+
+
+def test_a_central_node_that_is_away_is_not_waited_for(stage: Stage, tmp_path: Path) -> None:
+    played = stage.play("n2", 20)
+    assert stage.run(min_games=100)["asked"] == 0  # n1 is chosen
+    stage.nodes.asked.clear()
+    stage.now += 60
+    for name in ("n2", "n3"):
+        stage.nodes[name].nodes.heartbeat(name, "agent", {"host": name, "pid": 1}, now=stage.now)
+    for _ in range(2):
+        done = stage.run()
+        assert ("n1", "ingest_games") not in stage.nodes.asked
+    assert stage.notices() == ["n1, which gathers games, is away: they wait in the store"]
+    assert done["gathered"] == 0
+    assert stage.run(after=1)["gathered"] == 20
+    assert gathered(tmp_path / "n1") == played
+
+
+def test_whoever_is_to_end_complains_of_nobody(stage: Stage) -> None:
+    stage.play("n2", 20)
+    stage.nodes.away |= {"n1", "n2"}
+    stage.nodes["n1"].stopping.set()
+    assert stage.run()["failed"] == 0
+    stage.nodes["n1"].stopping.clear()
+    assert stage.notices() == []
+    stage.nodes.away.clear()
+    assert stage.run()["gathered"] == 20  # none of them is left alone for that
+
+
+def test_a_node_that_still_does_what_it_was_asked_before_is_counted(stage: Stage, tmp_path: Path) -> None:
+    stage.play("n2", 20)
+    for folder in (tmp_path / "n2" / "exports", tmp_path / "n1" / "ingest"):
+        folder.mkdir()
+        (folder / "lock").touch()
+    with (tmp_path / "n2" / "exports" / "lock").open("w") as one, (tmp_path / "n1" / "ingest" / "lock").open("w") as two:
+        fcntl.flock(one, fcntl.LOCK_EX)
+        fcntl.flock(two, fcntl.LOCK_EX)
+        assert stage.run()["busy"] == 2
+
+
+def test_what_a_node_could_not_do_is_logged_where_it_was_asked(
+    stage: Stage, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage.play("n2", 20)
+    (tmp_path / "n2" / "games.db").write_bytes(b"nonsense " * 1_000)
+    for suffix in ("-wal", "-shm"):
+        (tmp_path / "n2" / f"games.db{suffix}").unlink(missing_ok=True)
+    assert stage.run()["failed"] == 1
+    assert "n2: export_games: GamesUnreadable" in caplog.text
 
 
 def test_a_central_node_that_fails_is_told_of_once_and_loses_nothing(stage: Stage, tmp_path: Path) -> None:

@@ -1,0 +1,88 @@
+"""Games on their way when time is over: a slow store, a process that ends, a clock that is set back."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from fleet.game_export import export
+from fleet.games import FILE
+from fleet.store import Pace, Stopped, Store
+from tests.fleet.games_stage import BOUNDS, INTAKE, NOW, ids, keys, play, send, take
+
+DAY = 86_400.0
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Path:
+    return tmp_path / "n1"
+
+
+@pytest.fixture
+def central(tmp_path: Path) -> Path:
+    return tmp_path / "central"
+
+
+class Slow(Store):
+    """A store that takes its time, and moves a file in small steps."""
+
+    def put(self, source: Path, key: str, *, sha256: str | None = None, pace: Pace | None = None) -> int:
+        return self._slowly(pace) or super().put(source, key, sha256=sha256, pace=pace)
+
+    def get(self, key: str, target: Path, *, size: int, sha256: str, pace: Pace | None = None) -> int:
+        return self._slowly(pace) or super().get(key, target, size=size, sha256=sha256, pace=pace)
+
+    def _slowly(self, pace: Pace | None) -> int:
+        assert pace is not None
+        for _ in range(10):
+            time.sleep(0.01)
+            pace.check()
+        return 0
+
+
+def test_an_upload_that_is_not_through_in_time_ends_and_is_begun_anew(store: Store, node: Path) -> None:
+    played = play(node, 20)
+    slow = Slow(store.url)
+    with pytest.raises(Stopped, match="out of time"):
+        send(slow, node, seconds=0.05)
+    done = send(slow, node, seconds=0.15)  # the first is through, the second is not
+    assert (done.shards, done.left) == (1, 13)
+    cancel = Event()
+    cancel.set()
+    with pytest.raises(Stopped, match="cancelled"):
+        export(store, node, "n1", BOUNDS, NOW, cancel=cancel)
+    assert send(store, node).shards == 2
+    assert len(keys(store, "inbox")) == 6
+    assert ids(node / FILE) == played
+
+
+def test_a_shard_that_is_not_here_in_time_is_tried_again(store: Store, node: Path, central: Path) -> None:
+    play(node, 20)
+    send(store, node)
+    slow, short = Slow(store.url), replace(INTAKE, seconds=0.05)
+    done = take(slow, central, short)
+    assert (done.shards, done.failed, done.left) == (0, 1, 2)
+    assert "out of time" in done.failures[0]
+    done = take(slow, central, replace(INTAKE, seconds=0.15))
+    assert (done.shards, done.failed, done.left) == (1, 0, 2)
+    cancel = Event()
+    cancel.set()
+    assert take(store, central, cancel=cancel).left == 2
+    assert take(store, central).shards == 2
+
+
+def test_a_clock_that_was_set_back_keeps_no_shard_from_being_sent_again(store: Store, node: Path) -> None:
+    play(node, 5)
+    send(store, node, now=NOW + 300 * DAY)
+    for key in keys(store, "inbox"):
+        store.delete(key)
+    assert send(store, node, now=NOW).games == 5
