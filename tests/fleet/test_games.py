@@ -78,6 +78,15 @@ def test_holdings_cost_little_however_many_games(store: Store, node: Path) -> No
     assert (time.perf_counter() - began) / 10 < 0.05
 
 
+def test_games_that_nobody_counts_are_estimated_from_the_newest(
+    node: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fleet.games.COUNTED", 10)
+    play(node, 66, "hex4_3p")
+    play(node, 4, "hex5_2p")
+    assert holdings(node)["new"] == {"hex5_2p": 28, "hex4_3p": 42}
+
+
 def test_a_file_that_is_none_is_named(node: Path) -> None:
     node.mkdir()
     (node / FILE).write_bytes(b"no database " * 100)
