@@ -78,7 +78,8 @@ FAULT = f"""CASE
     WHEN typeof(g.num_players) <> 'integer' OR g.num_players NOT BETWEEN 2 AND 9
         THEN 'num_players must be 2 to 9'
     WHEN typeof(g.board_type) <> 'text' OR length(g.board_type) NOT BETWEEN 1 AND 32
-        OR {_bytes("g.board_type")} <> length(g.board_type) OR g.board_type NOT GLOB '[a-z]*' OR g.board_type GLOB '*[^a-z0-9]*'
+        OR {_bytes("g.board_type")} <> length(g.board_type)
+        OR g.board_type NOT GLOB '[a-z]*' OR g.board_type GLOB '*[^a-z0-9]*'
         THEN 'board_type must be the board of a configuration such as hex8_2p'
     WHEN typeof(g.config) <> 'text' OR g.config <> g.board_type || '_' || g.num_players || 'p'
         THEN 'config must be board_type and num_players, such as hex8_2p'

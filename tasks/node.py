@@ -73,6 +73,12 @@ def serve(fleet: Fleet, task: NodeTask, arguments: Any, reply: Any = None) -> st
     return "answered" if token else "done"
 
 
+def refuse(fleet: Fleet, name: str, reply: Any) -> None:
+    """Answer whoever asks this node for a task that it does not have. Raises ValueError when nobody does."""
+    why = f"{fleet.node_id} knows no {name}: another version of Backbeat runs there"
+    replies.answer(fleet.redis, replies.check_token(reply), {"error": why})
+
+
 def _why(error: Exception) -> str:
     if isinstance(error, ValidationError):
         return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())

@@ -11,6 +11,8 @@ from celery.worker.consumer import Consumer as CeleryConsumer
 from celery.worker.state import maybe_shutdown
 from redis import RedisError
 
+from tasks.node import refuse
+from workers.agent import NODE
 from workers.mainloop import MAIN_LOOP
 from workers.settings import SettingsError, refuse_eviction
 
@@ -55,6 +57,17 @@ class Consumer(CeleryConsumer):
         """Once a connection; what is registered here ends with it."""
         super().register_with_event_loop(hub)
         hub.call_repeatedly(TURN_EVERY, MAIN_LOOP.turn)
+
+    def on_unknown_task(self, body: Any, message: Any, exc: BaseException) -> None:
+        """Of another version's node task, whoever asked is told at once; Celery only logs and drops it."""
+        super().on_unknown_task(body, message, exc)
+        name = str(message.headers["task"])
+        if name.startswith(NODE):
+            try:
+                (_, reply), *_ = message.decode()
+                refuse(self.app.backbeat.fleet, name.removeprefix(NODE), reply)
+            except (ValueError, TypeError, RedisError) as error:
+                log.warning("nobody is told that there is no %s: %s", name, error)
 
     def _refuse_eviction(self) -> None:
         try:

@@ -78,9 +78,7 @@ def test_holdings_cost_little_however_many_games(store: Store, node: Path) -> No
     assert (time.perf_counter() - began) / 10 < 0.05
 
 
-def test_games_that_nobody_counts_are_estimated_from_the_newest(
-    node: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_games_that_nobody_counts_are_estimated_from_the_newest(node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fleet.games.COUNTED", 10)
     play(node, 66, "hex4_3p")
     play(node, 4, "hex5_2p")

@@ -176,7 +176,10 @@ def test_a_node_that_still_does_what_it_was_asked_before_is_counted(stage: Stage
     for folder in (tmp_path / "n2" / "exports", tmp_path / "n1" / "ingest"):
         folder.mkdir()
         (folder / "lock").touch()
-    with (tmp_path / "n2" / "exports" / "lock").open("w") as one, (tmp_path / "n1" / "ingest" / "lock").open("w") as two:
+    with (
+        (tmp_path / "n2" / "exports" / "lock").open("w") as one,
+        (tmp_path / "n1" / "ingest" / "lock").open("w") as two,
+    ):
         fcntl.flock(one, fcntl.LOCK_EX)
         fcntl.flock(two, fcntl.LOCK_EX)
         assert stage.run()["busy"] == 2
