@@ -34,6 +34,9 @@ from fleet.game_shard import (
 from fleet.games import FILE, Account
 from fleet.store import Corrupt, Pace, Stopped, Store
 
+#: What a receipt says of a shard, and what it is then: one that was damaged on its way is made again.
+_SAID = {"gathered": "gathered", "refused": "refused", "again": "building"}
+
 FOLDER = "exports"  # in a node's data directory: shards being made; empty otherwise
 
 
@@ -186,9 +189,9 @@ def _read_receipt(store: Store, key: str) -> tuple[str, str | None] | None:
         said = json.loads(store.read(key, DOCUMENT_LIMIT))
     except (Corrupt, FileNotFoundError, ValueError):
         return None
-    if not isinstance(said, Mapping) or said.get("state") not in ("gathered", "refused"):
+    if not isinstance(said, Mapping) or said.get("state") not in _SAID:
         return None
-    return str(said["state"]), None if said.get("why") is None else str(said["why"])
+    return _SAID[said["state"]], None if said.get("why") is None else str(said["why"])
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from fleet.game_shard import (
     DOCUMENT_LIMIT,
     INBOX,
     RECEIPTS,
+    Damaged,
     Limits,
     Manifest,
     Refused,
@@ -142,12 +143,13 @@ def _waiting(entries: Sequence[Entry], done: Ingested) -> list[tuple[str, str]]:
 @dataclass(frozen=True)
 class _Fetched:
     """What came of fetching a shard: where it lies, unpacked and checked; nowhere, when it was taken in before; or
-    `why` it is refused."""
+    `why` it is refused, and whether its node should send it `again`."""
 
     text: bytes
     manifest: Manifest | None = None
     path: Path | None = None
     why: str = ""
+    again: bool = False
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,7 @@ class _Taking:
         try:
             fetched = coming.result()
             if fetched.manifest is None:
-                self._set_aside(node, shard, fetched.text, fetched.why)
+                self._set_aside(node, shard, fetched)
                 return
             if fetched.path is not None:
                 self._count(fetched.manifest, self.gathered.take(fetched.path, fetched.manifest, self.now))
@@ -203,7 +205,8 @@ class _Taking:
             return _Fetched(text, manifest, raw)
         except Refused as error:
             raw.unlink(missing_ok=True)
-            return _Fetched(text, why=str(error))
+            again = isinstance(error, Damaged) and known is None  # once: what damaged it may do so again
+            return _Fetched(text, why=str(error), again=again)
         except BaseException:
             raw.unlink(missing_ok=True)
             raise
@@ -235,23 +238,26 @@ class _Taking:
         try:
             self.store.get(key, packed, size=manifest.size, sha256=manifest.sha256, pace=self.pace)
         except Corrupt as error:
-            raise Refused(str(error)) from error
+            raise Damaged(str(error)) from error
         except FileNotFoundError as error:
-            raise Refused("its data is not in the inbox") from error
+            raise Damaged("its data is not in the inbox") from error
         unpack(packed, raw, manifest.unpacked)
 
-    def _set_aside(self, node: str, shard: str, text: bytes, why: str) -> None:
+    def _set_aside(self, node: str, shard: str, fetched: _Fetched) -> None:
         """Keep the manifest of a refused shard, with the reason, where it is not taken for a shard again."""
+        why = fetched.why
         if self.gathered.refuse(node, shard, why, self.now):
             self.told(f"{node}/{shard}", why)
         aside = {
             "why": why,
             "at": self.now,
             "data": data_key(node, shard),
-            "manifest": text.decode(errors="replace"),
+            "manifest": fetched.text.decode(errors="replace"),
         }
         self.store.write(f"{ASIDE}/{node}/{shard}.json", json.dumps(aside).encode())
-        self._acknowledge(node, shard, {"state": "refused", "why": why[:1_000], "at": self.now})
+        self._acknowledge(
+            node, shard, {"state": "again" if fetched.again else "refused", "why": why[:1_000], "at": self.now}
+        )
         self.store.delete(manifest_key(node, shard))
         self.done.refused += 1
         _name(self.done.refusals, f"{node}/{shard}: {why}")

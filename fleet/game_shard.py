@@ -108,6 +108,10 @@ class Refused(Exception):
     """A shard is not what it should be: it is set aside. The message says what is wrong with it."""
 
 
+class Damaged(Refused):
+    """What lies in the store is not what its manifest says, so its node may have sent a sound one."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """What a shard may be at most, and what stays free on the disk that it is unpacked on."""

@@ -205,6 +205,10 @@ HOSTILE: dict[str, tuple[Change, str]] = {
 }  # fmt: skip
 
 
+#: What may be the store's fault: its node sends it once more.
+DAMAGED = ("a checksum that lies", "a size that lies", "no data")
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(str(tmp_path / "store"))
@@ -235,12 +239,38 @@ def test_a_hostile_shard_is_refused_set_aside_and_told_of_once(store: Store, tmp
     with closing(sqlite3.connect(tmp_path / "c" / GATHERED)) as db:
         assert db.execute("SELECT node, why FROM shards WHERE state = 'refused'").fetchall() == [("n9", why)]
 
+    if name in DAMAGED:
+        return
     account = send(store, tmp_path / "n9", now=NOW + 1).account  # its node hears of it, and keeps the game
     assert total(account)["refused"] == 1
     assert take(store, tmp_path / "c", told=lambda *each: told.append(each)).refused == 0
     forged.store.write(forged.manifest_key, document["manifest"].encode())  # put back as it was: refused again
     assert take(store, tmp_path / "c", told=lambda *each: told.append(each)).refused == 1
     assert len(told) == 1 or name == "a manifest of megabytes"
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_shard_that_the_store_damaged_is_sent_again_once(store: Store, tmp_path: Path, name: str) -> None:
+    forged = Forged(store, tmp_path)
+    change, _ = HOSTILE[name]
+    change(forged)
+    assert take(store, tmp_path / "c").refused == 1
+    done = send(store, tmp_path / "n9", now=NOW + 1)
+    assert (done.games, total(done.account)["sent"], total(done.account)["refused"]) == (1, 1, 0)
+    change(forged)  # and once more
+    assert take(store, tmp_path / "c").refused == 1
+    done = send(store, tmp_path / "n9", now=NOW + 2)
+    assert (done.games, total(done.account)["sent"], total(done.account)["refused"]) == (0, 0, 1)
+
+
+def test_a_shard_that_was_sent_again_is_gathered(store: Store, tmp_path: Path) -> None:
+    forged = Forged(store, tmp_path)
+    store.delete(forged.data_key)
+    assert take(store, tmp_path / "c").refused == 1
+    send(store, tmp_path / "n9", now=NOW + 1)
+    assert take(store, tmp_path / "c").gathered == 1
+    assert gathered(tmp_path / "c") == forged.played
+    assert total(send(store, tmp_path / "n9", now=NOW + 2).account)["gathered"] == 1
 
 
 def test_a_refused_shard_that_is_mended_and_put_back_is_gathered(store: Store, tmp_path: Path) -> None:
