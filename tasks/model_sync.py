@@ -47,7 +47,9 @@ class Options(tasks.loop.Options):
     unlisted_for: Seconds = Field(
         "1d", ge=60, validate_default=True, description="time for which a node keeps a version it need no longer hold"
     )
-    store_candidates: int = Field(50, ge=1, description="newest versions whose contents the store keeps")
+    store_candidates: int = Field(
+        50, ge=1, description="newest versions whose contents the store keeps; those that nodes hold stay in any case"
+    )
     store_promoted: int = Field(5, ge=2, description="last promotions to which one can roll back")
     store_for: Seconds = Field(
         "30d", ge=3600, validate_default=True, description="time for which the store keeps any version"
@@ -127,13 +129,14 @@ def _promote(fleet: Fleet, registry: ModelRegistry, found: Registry, tick: Tick,
 
 def _prune(registry: ModelRegistry, found: Registry, options: Options, now: float) -> int:
     registry.store.sweep(UPLOAD_DEAD_AFTER)
-    old = [each for models in found.configs.values() for each in models.versions[: -options.store_candidates]]
+    newest = max(options.store_candidates, options.keep_candidates)
+    old = [each for models in found.configs.values() for each in models.versions[:-newest]]
     if not any(now - each.created_at > options.store_for for each in old):
         return 0
     gone = prunable(
         found.configs.values(),
         registry.store.list("blobs"),
-        newest=options.store_candidates,
+        newest=newest,
         standing=options.store_promoted,
         now=now,
         after=options.store_for,

@@ -255,6 +255,14 @@ def test_what_is_long_unwanted_is_pruned_from_the_store_but_never_its_record(sta
     assert stage.run(**options)["failed"] == 0
 
 
+def test_what_nodes_should_hold_stays_in_the_store_whatever_it_is_told_to_keep(stage: Stage) -> None:
+    stocked(stage.store, stage.folder, *(version(number, created_at=1000.0 + number) for number in range(1, 5)))
+    options: dict[str, Any] = {"store_candidates": 1, "store_for": "1h", "keep_candidates": 3}
+    stage.run(seconds=7200, **options)
+    assert stage.run(seconds=7200, **options)["pruned"] == 1
+    assert {entry.key for entry in stage.store.list("blobs")} == {version(number).blob for number in (2, 3, 4)}
+
+
 def test_a_process_that_is_to_end_stops_its_transfers(stage: Stage) -> None:
     stocked(stage.store, stage.folder, version(1))
     fleet = stage.nodes["n2"]
