@@ -8,16 +8,15 @@ receipt in the store; a shard that is gone from the inbox without one is sent ag
 
 from __future__ import annotations
 
-import fcntl
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 
+from fleet.game_folder import alone
 from fleet.game_ledger import Batch, GameLedger
 from fleet.game_shard import (
     DOCUMENT_LIMIT,
@@ -90,7 +89,7 @@ def export(
     done, give_up = Exported(), clock() + bounds.seconds
     if not (data / FILE).exists():
         return done
-    with _alone(data / FOLDER) as folder:
+    with alone(data / FOLDER) as folder:
         if folder is None:
             return Exported(busy=True)
         with closing(GameLedger(data / FILE)) as ledger:
@@ -192,24 +191,3 @@ def _read_receipt(store: Store, key: str) -> tuple[str, str | None] | None:
     if not isinstance(said, Mapping) or said.get("state") not in _SAID:
         return None
     return _SAID[said["state"]], None if said.get("why") is None else str(said["why"])
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[Path | None]:
-    """An empty folder for the files of one export; None while another export has it."""
-    folder.mkdir(exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield None
-            return
-        for left in folder.iterdir():
-            if left.name != "lock":
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
-        try:
-            yield folder
-        finally:
-            for left in folder.iterdir():
-                if left.name != "lock":
-                    left.unlink()

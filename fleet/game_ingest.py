@@ -11,18 +11,18 @@ A shard that is refused stays where it is; its manifest moves to `refused/`, so 
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 
+from fleet.game_folder import alone
 from fleet.game_shard import (
     ASIDE,
     DOCUMENT_LIMIT,
@@ -100,7 +100,7 @@ def ingest(
     """
     done, give_up, cancel = Ingested(), clock() + bounds.seconds, cancel or Event()
     pace = Pace(time.monotonic() + bounds.seconds, cancel)
-    with _alone(data / FOLDER) as folder:
+    with alone(data / FOLDER) as folder:
         if folder is None:
             return Ingested(busy=True)
         waiting = _waiting(store.list(INBOX), done)
@@ -120,7 +120,6 @@ def ingest(
                     if following:
                         first = taking.begin(ahead, *following[0])
                     taking.take(node, shard, fetched)
-            _empty(folder)
     return done
 
 
@@ -275,24 +274,3 @@ def _is_full(error: BaseException) -> bool:
 def _name(names: list[str], name: str) -> None:
     if len(names) < NAMED:
         names.append(name[:500])
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[Path | None]:
-    """A folder for one ingest at a time; None while another one has it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield None
-            return
-        _empty(folder)
-        yield folder
-
-
-def _empty(folder: Path) -> None:
-    for left in folder.iterdir():
-        if left.name != "lock":
-            with suppress(FileNotFoundError):
-                left.unlink()
