@@ -15,6 +15,7 @@ import json
 import shutil
 import sqlite3
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import closing
@@ -46,6 +47,8 @@ from fleet.store import Corrupt, Entry, NoRoom, Pace, Stopped, Store, StoreUnava
 FOLDER = "ingest"  # in the central node's data directory: the shard being taken in; empty otherwise
 #: Refusals and failures that are named; the rest is counted.
 NAMED = 20
+#: Shards that are made ready while another one is taken in.
+AHEAD = 2
 
 
 #: Hears of a refused shard, and why.
@@ -108,17 +111,16 @@ def ingest(
             return done
         with closing(Gathered(data / GATHERED)) as gathered:
             taking = _Taking(store, gathered, folder, bounds.limits, now, done, told or _nobody, pace)
-            # While one is taken in, the next one is fetched and checked: half of the work is in C and on disks.
-            with ThreadPoolExecutor(1, "ingest") as ahead:
-                first = taking.begin(ahead, *waiting[0])
+            # While one is taken in, the next one is checked and the one after it fetched: most of that is in C.
+            with ThreadPoolExecutor(AHEAD, "ingest") as ahead:
+                coming = deque(taking.begin(ahead, *each) for each in waiting[:AHEAD])
                 for number, (node, shard) in enumerate(waiting):
                     if number >= bounds.shards or clock() > give_up or cancel.is_set():
                         done.left += len(waiting) - number
                         break
-                    fetched, following = first, waiting[number + 1 : number + 2]
+                    fetched = coming.popleft()
                     wait([fetched])
-                    if following:
-                        first = taking.begin(ahead, *following[0])
+                    coming.extend(taking.begin(ahead, *each) for each in waiting[number + AHEAD :][:1])
                     taking.take(node, shard, fetched)
     return done
 

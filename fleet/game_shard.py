@@ -64,10 +64,11 @@ def _bytes(column: str) -> str:
     return f"length(CAST({column} AS BLOB))"
 
 
-#: All that is free text in a game `g`; what is between its parts keeps halves of characters from making whole ones.
-_TEXT = " || char(10) || ".join(
-    ("g.players", "g.moves", "g.result", "COALESCE(g.job_id, '')", "COALESCE(g.node_id, '')")
-)
+#: What is free text in a game `g`.
+_TEXTS = ("g.players", "g.moves", "g.result", "g.job_id", "g.node_id")
+#: What is put between texts that are looked at together, so that halves of characters never make whole ones.
+_BETWEEN = "char(10)"
+_ALL_TEXT = f" || {_BETWEEN} || ".join(f"COALESCE({column}, '')" for column in _TEXTS)
 
 #: Why a game `g` may not be in a shard, in the words of whoever reads it; NULL: it may. Whoever makes a shard asks it
 #: of each game, and whoever takes one in asks it again.
@@ -100,7 +101,7 @@ FAULT = f"""CASE
     WHEN typeof(g.started_at) NOT IN ('real', 'integer') OR g.started_at NOT BETWEEN 0 AND 1e11
         OR typeof(g.finished_at) NOT IN ('real', 'integer') OR g.finished_at NOT BETWEEN 0 AND 1e11
         THEN 'started_at and finished_at must be seconds since the epoch'
-    WHEN NOT is_text(CAST({_TEXT} AS BLOB)) THEN 'its text is no UTF-8, or holds a NUL'
+    WHEN NOT is_text(CAST({_ALL_TEXT} AS BLOB)) THEN 'its text is no UTF-8, or holds a NUL'
 END"""
 
 
@@ -230,7 +231,7 @@ _SOME = f"""SELECT COUNT(*), TOTAL(length(g.game_id) BETWEEN 16 AND 64
         AND (g.winner IS NULL OR g.winner BETWEEN 0 AND g.num_players - 1)
         AND g.started_at BETWEEN 0 AND 1e11 AND g.finished_at BETWEEN 0 AND 1e11
         AND COALESCE({_bytes("g.job_id")} <= 64, 1) AND COALESCE({_bytes("g.node_id")} <= 64, 1)),
-        group_concat(g.game_id, char(10)), group_concat({_TEXT}, char(10))
+        {", ".join(f"group_concat({column}, {_BETWEEN})" for column in ("g.game_id", *_TEXTS))}
     FROM games g WHERE g.rowid BETWEEN ? AND ?"""  # noqa: S608
 
 _ID_BYTES = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz._:-"
@@ -297,10 +298,12 @@ def _are_sound(db: sqlite3.Connection, games: int) -> bool:
     for first in range(1, games + 1, _TOGETHER):
         last = min(first + _TOGETHER - 1, games)
         try:
-            found, sound, ids, text = db.execute(_SOME, (first, last)).fetchone()
+            found, sound, ids, *texts = db.execute(_SOME, (first, last)).fetchone()
         except (sqlite3.Error, UnicodeDecodeError):  # no JSON, no UTF-8, or too much at once
             return False
-        if not found == sound == last - first + 1 or len(text) > TEXT_LIMIT // 4 or "\0" in text:
+        if not found == sound == last - first + 1 or any("\0" in text for text in texts if text):
+            return False
+        if sum(len(text) for text in texts if text) > TEXT_LIMIT // 4:
             return False
         if ids.encode().translate(None, _ID_BYTES) != b"\n" * (found - 1):
             return False

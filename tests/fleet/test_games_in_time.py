@@ -32,29 +32,34 @@ def central(tmp_path: Path) -> Path:
     return tmp_path / "central"
 
 
-class Slow(Store):
-    """A store that takes its time, and moves a file in small steps."""
+class Stuck(Store):
+    """A store that moves so many files, and gets stuck with the next."""
+
+    quick = 0
 
     def put(self, source: Path, key: str, *, sha256: str | None = None, pace: Pace | None = None) -> int:
-        return self._slowly(pace) or super().put(source, key, sha256=sha256, pace=pace)
+        self._step(pace)
+        return super().put(source, key, sha256=sha256, pace=pace)
 
     def get(self, key: str, target: Path, *, size: int, sha256: str, pace: Pace | None = None) -> int:
-        return self._slowly(pace) or super().get(key, target, size=size, sha256=sha256, pace=pace)
+        self._step(pace)
+        return super().get(key, target, size=size, sha256=sha256, pace=pace)
 
-    def _slowly(self, pace: Pace | None) -> int:
-        assert pace is not None
-        for _ in range(10):
-            time.sleep(0.01)
+    def _step(self, pace: Pace | None) -> None:
+        self.quick -= 1
+        while self.quick < 0:
+            assert pace is not None
             pace.check()
-        return 0
+            time.sleep(0.005)
 
 
 def test_an_upload_that_is_not_through_in_time_ends_and_is_begun_anew(store: Store, node: Path) -> None:
     played = play(node, 20)
-    slow = Slow(store.url)
+    stuck = Stuck(store.url)
     with pytest.raises(Stopped, match="out of time"):
-        send(slow, node, seconds=0.05)
-    done = send(slow, node, seconds=0.15)  # the first is through, the second is not
+        send(stuck, node, seconds=0.05)
+    stuck.quick = 1
+    done = send(stuck, node, seconds=0.5)
     assert (done.shards, done.left) == (1, 13)
     cancel = Event()
     cancel.set()
@@ -68,11 +73,12 @@ def test_an_upload_that_is_not_through_in_time_ends_and_is_begun_anew(store: Sto
 def test_a_shard_that_is_not_here_in_time_is_tried_again(store: Store, node: Path, central: Path) -> None:
     play(node, 20)
     send(store, node)
-    slow, short = Slow(store.url), replace(INTAKE, seconds=0.05)
-    done = take(slow, central, short)
+    stuck = Stuck(store.url)
+    done = take(stuck, central, replace(INTAKE, seconds=0.05))
     assert (done.shards, done.failed, done.left) == (0, 1, 2)
     assert "out of time" in done.failures[0]
-    done = take(slow, central, replace(INTAKE, seconds=0.15))
+    stuck.quick = 1
+    done = take(stuck, central, replace(INTAKE, seconds=0.5))
     assert (done.shards, done.failed, done.left) == (1, 0, 2)
     cancel = Event()
     cancel.set()
