@@ -8,7 +8,8 @@ or a configuration that is not drained cannot fill the queue, and none is left o
 
 Nothing is queued that would have nothing to work on: training waits for enough gathered games, new ones
 since the last model, and for the training of that configuration that is outstanding; a tournament waits
-for somebody to play.
+for somebody to play. The better the participants are known, the fewer tournaments are outstanding: their
+priority is above that of self-play, so what is drained and filled again would take all of the nodes.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from fleet.targets import reason as target_reason
 
 JOBS_PER_NODE = 2  # outstanding for each active node: one at work, one waiting
 LEAST_HEALTH = 0.2
-MAX_BOOST = 50  # priority added, of each kind, for the configuration that gets most of it
+MAX_BOOST = 4  # priority added, of each kind, for the configuration that gets most: two minutes ahead of none
+MOST_TOURNAMENTS = 3  # outstanding of a configuration of which nothing is known; fewer where more is
 LEAST_URGENCY = 0.2  # of a tournament whose participants are all well known: ratings must not grow old
 
 
@@ -111,15 +113,15 @@ class Decision:
 class _Kind:
     """A kind that may be queued: its share, base priority and payload, and the configurations it is for.
 
-    `single`: a configuration takes no second one while the first is outstanding. `urgency`, by configuration, weighs
-    the scores; where it says nothing, it is 1.
+    `most`, by configuration, are how many of them may be outstanding, without end where it says nothing. `urgency`,
+    by configuration, weighs the scores; where it says nothing, it is 1.
     """
 
     ratio: float
     priority: int
     payload: Mapping[str, Any]
     configs: tuple[str, ...]
-    single: bool = False
+    most: Mapping[str, int] = field(default_factory=dict)
     urgency: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -204,7 +206,7 @@ def _kinds(unmet: tuple[str, ...], snapshot: Snapshot, policy: Policy, fleet: Fl
         needed = max(1, _own(fleet.elo_target(name).min_games_for_training, policy.min_games_for_training))
         if have.trained_on is not None:
             needed = max(needed, have.trained_on + policy.min_new_games_for_training)
-        return have.gathered >= needed and snapshot.counts.outstanding.get(("training", name), 0) == 0
+        return have.gathered >= needed
 
     def comparable(name: str) -> bool:
         standing, have = snapshot.standings[name], snapshot.stock.get(name, nothing)
@@ -218,8 +220,15 @@ def _kinds(unmet: tuple[str, ...], snapshot: Snapshot, policy: Policy, fleet: Fl
     }
     kinds = {
         "selfplay": _Kind(policy.selfplay_ratio, policy.selfplay_priority, selfplay, unmet),
-        "training": _Kind(policy.training_ratio, policy.training_priority, {}, trained, single=True),
-        "tournament": _Kind(policy.tournament_ratio, policy.tournament_priority, tournament, compared, urgency=unsure),
+        "training": _Kind(policy.training_ratio, policy.training_priority, {}, trained, dict.fromkeys(trained, 1)),
+        "tournament": _Kind(
+            policy.tournament_ratio,
+            policy.tournament_priority,
+            tournament,
+            compared,
+            {name: math.ceil(MOST_TOURNAMENTS * value) for name, value in unsure.items()},
+            unsure,
+        ),
     }
     kinds = {name: kind for name, kind in kinds.items() if kind.ratio > 0 and name in fleet.jobs}
     if not kinds:
@@ -227,7 +236,12 @@ def _kinds(unmet: tuple[str, ...], snapshot: Snapshot, policy: Policy, fleet: Fl
             "no kind of job can be queued: give selfplay, training or tournament a command in `jobs` "
             f"and a ratio above 0 in `queue_populator` (`jobs` has {', '.join(fleet.jobs) or 'none'})"
         )
-    return {name: kind for name, kind in kinds.items() if kind.configs}
+    return {name: kind for name, kind in kinds.items() if _free(name, kind, snapshot.counts.outstanding)}
+
+
+def _free(name: str, kind: _Kind, outstanding: Mapping[tuple[str, str], int]) -> list[str]:
+    """The configurations that may have one more."""
+    return [one for one in kind.configs if one not in kind.most or outstanding.get((name, one), 0) < kind.most[one]]
 
 
 def _fill(
@@ -245,7 +259,7 @@ def _fill(
     outstanding = {name: sum(by_kind[name].get(status, 0) for status in OUTSTANDING) for name in kinds}
     queued = {name: sum(by_kind[name].values()) for name in kinds}  # ever, so it numbers the turns
     placed = Counter(counts.outstanding)  # by kind and configuration
-    free = {name: list(kind.configs) for name, kind in kinds.items()}
+    free = {name: _free(name, kind, placed) for name, kind in kinds.items()}
     items: list[Item] = []
     while ratios and len(items) < room:
         name = next_share(ratios, outstanding, f"kind {sum(queued.values())}")
@@ -258,8 +272,7 @@ def _fill(
         outstanding[name] += 1
         queued[name] += 1
         placed[name, config] += 1
-        if kind.single:
-            free[name].remove(config)
+        free[name] = _free(name, kind, placed)
         if not free[name]:
             del ratios[name]
     return tuple(items)

@@ -210,7 +210,7 @@ def test_needier_configurations_get_more_and_equal_ones_the_same() -> None:
     queue = Queue()
     decision = populate(queue, pair, standings=Standings())
     assert Counter(config for _, config in queue.jobs) == {"aa_2p": 20, "bb_2p": 40}
-    assert {item.config: item.priority for item in decision.items} == {"aa_2p": 75, "bb_2p": 100}
+    assert {item.config: item.priority for item in decision.items} == {"aa_2p": 52, "bb_2p": 54}
 
     queue = Queue()
     populate(queue, options(configs=["aa_2p", "bb_2p"]), standings=Standings())
