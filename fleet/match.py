@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import blake2b
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Any, NamedTuple
@@ -82,9 +82,13 @@ def compact(value: Any) -> str:
     return _encode(value)
 
 
+#: A hash of a text that comes in parts; of all of them at once it is `hash_of`.
+hash_in_parts = partial(blake2b, digest_size=16)
+
+
 def hash_of(text: str) -> bytes:
     """What names a content: 128 bits, so that two contents never share one by chance."""
-    return blake2b(text.encode(), digest_size=16).digest()
+    return hash_in_parts(text.encode()).digest()
 
 
 @lru_cache(65_536)

@@ -11,17 +11,18 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from fleet import match_rows
 from fleet.configs import BoardConfig
-from fleet.match import Match, Refused, compact, hash_of, match, milliseconds, result, whole
+from fleet.match import Match, Refused, compact, hash_in_parts, hash_of, match, milliseconds, result, whole
 
 #: Columns of a CSV file: those of match_history, and `config` for its board and players.
 CSV_COLUMNS = ("config", *match_rows.COLUMNS)
 #: Columns of a CSV file that counts: games between two, and how many of them the first won or drew.
 PAIRINGS = ("a", "b", "label", "games", "wins", "draws")
 MAX_GAMES = 1_000_000  # of one line of pairings
+MAX_LINE = 1_000_000  # characters
 #: When matches ended of which nothing says it, and nothing was given: it only orders them.
 UNDATED = 946_684_800_000  # ms: 2000-01-01
 
@@ -29,6 +30,7 @@ UNDATED = 946_684_800_000  # ms: 2000-01-01
 Read = Match | tuple[str, str]
 
 _HEADER = re.compile(r'^\[(\w+)\s+"((?:[^"\\]|\\.)*)"\]\s*$')
+_READ = frozenset(["White", "Black", "Result", "UTCDate", "Date", "UTCTime", "PlyCount"])
 _RESULTS = {"1-0": (1, 2), "0-1": (2, 1), "1/2-1/2": (1, 1)}
 
 
@@ -42,7 +44,7 @@ def read_csv(path: Path, config: str | None, ended: int | None, names: Sequence[
     `config` and `ended` (ms) hold for lines that say no other.
     """
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        lines = csv.DictReader(file, names)
+        lines = csv.DictReader(_lines(file, path), names)
         try:
             named = [name.strip().lower() for name in lines.fieldnames or ()]
         except csv.Error as error:
@@ -132,31 +134,41 @@ def _board(config: Any) -> BoardConfig:
 def read_pgn(path: Path, config: str | None, ended: int | None) -> Iterator[Read]:
     """The results of a PGN file: players, result, and when it was, which is what UTCDate, Date and UTCTime say."""
     with path.open(encoding="utf-8-sig", errors="replace") as file:
-        for headers, text in _games(file):
-            yield _game(headers, text, config, ended)
+        for headers, digest in _games(_lines(file, path)):
+            yield _game(headers, digest, config, ended)
+
+
+def _lines(file: TextIO, path: Path) -> Iterator[str]:
+    """The lines of a file, none of them without end. Raises TextRefused."""
+    number = 0
+    while line := file.readline(MAX_LINE + 1):
+        number += 1
+        if len(line) > MAX_LINE:
+            raise TextRefused(f"{path}, line {number}: longer than {MAX_LINE:,} characters")
+        yield line
 
 
 def _games(lines: Iterable[str]) -> Iterator[tuple[dict[str, str], str]]:
-    """Each game's headers, and its whole text. Headers behind moves begin the next one."""
+    """Each game's headers, and the hash of its whole text. Headers behind moves begin the next one."""
     headers: dict[str, str] = {}
-    text: list[str] = []
+    text = hash_in_parts()
     moves = False
     for line in lines:
         header = _HEADER.match(line)
         if header is not None and moves:
-            yield headers, "".join(text)
-            headers, text, moves = {}, [], False
-        if header is not None:
+            yield headers, text.hexdigest()
+            headers, text, moves = {}, hash_in_parts(), False
+        if header is not None and (header[1] in _READ or not headers):
             headers[header[1]] = re.sub(r"\\(.)", r"\1", header[2])
         elif line.strip() and headers:
             moves = True
         if headers and line.strip():
-            text.append(line.strip() + "\n")
+            text.update(line.strip().encode() + b"\n")
     if headers:
-        yield headers, "".join(text)
+        yield headers, text.hexdigest()
 
 
-def _game(headers: Mapping[str, str], text: str, config: str | None, ended: int | None) -> Read:
+def _game(headers: Mapping[str, str], digest: str, config: str | None, ended: int | None) -> Read:
     try:
         board = _board(config)
         if (ranks := _RESULTS.get(headers.get("Result", ""))) is None:
@@ -165,7 +177,7 @@ def _game(headers: Mapping[str, str], text: str, config: str | None, ended: int 
         at = _instant(headers) if ended is None else _instant(headers, ended)
         found = result(board.board, board.players, players, ranks)
         length = whole(headers.get("PlyCount"))
-        return match(f"pgn-{hash_of(text).hex()}", found, at, length if type(length) is int else None)
+        return match(f"pgn-{digest}", found, at, length if type(length) is int else None)
     except Refused as error:
         return str(error), json.dumps(dict(headers))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fleet import match_files
+from fleet import match_files, match_texts
 from fleet.match import Match, match, result
 from fleet.match_audit import verify
 from fleet.match_export import export_csv, export_db
@@ -304,6 +304,16 @@ PGN = """[Event "Any"]
 
 1. e4 {{[%clk 0:01]}} e5 2. f4 {result}
 """
+
+
+@pytest.mark.parametrize("kind", ["x.csv", "x.pgn"])
+def test_a_line_without_end_is_refused_before_it_fills_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(match_texts, "MAX_LINE", 100)
+    path = write(tmp_path, kind, "a,b,games,wins" if kind == "x.csv" else PGN.format(result="1-0"), "x" * 101)
+    with pytest.raises(TextRefused, match=r"line \d+: longer than 100 characters"):
+        list(read_csv(path, "go_2p", None) if kind == "x.csv" else read_pgn(path, "chess_2p", T0))
 
 
 def test_pgn_is_read_for_its_results(tmp_path: Path) -> None:
