@@ -29,8 +29,8 @@ DEFAULT_ANCHORS: Mapping[str, float] = {"random": 400.0}
 NO_RULES = "-"
 #: Elo that a rating moves before it is worth a row of history.
 WORTH_A_ROW = 0.5
-#: Seconds that a row of history stands for: a change within them replaces it.
-GRAIN = 300.0
+#: Seconds of which one row of history stays of each participant, the last: from a full hour to the next.
+GRAIN = 3600.0
 #: Seconds that history is kept.
 KEPT_FOR = 30 * 86_400.0
 #: Points of the curve that is kept of each configuration's best.
@@ -242,20 +242,21 @@ def _remember(
 ) -> None:
     """Rows of history for ratings that moved, and a point of the curve of the best."""
     place = (board.board, board.players)
-    for name, (before, one) in moved.items():
-        change = 0.0 if before is None else one.rating - before
-        if before is not None and abs(change) < WORTH_A_ROW:
-            continue
-        db.execute(
-            "DELETE FROM rating_history WHERE id = (SELECT id FROM rating_history WHERE board_type = ?"
-            " AND num_players = ? AND timestamp > ? AND timestamp <= ? AND participant_id = ? LIMIT 1)",
-            (*place, at - GRAIN, at, name),
-        )
-        db.execute(
-            "INSERT INTO rating_history (participant_id, board_type, num_players, rating, rating_change, games_played,"
-            " timestamp) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (name, *place, one.rating, round(change, 2), one.games, at),
-        )
+    changes = {
+        name: (one, 0.0 if before is None else one.rating - before)
+        for name, (before, one) in moved.items()
+        if before is None or abs(one.rating - before) >= WORTH_A_ROW
+    }
+    db.execute(
+        "DELETE FROM rating_history WHERE board_type = ? AND num_players = ? AND timestamp >= ? AND timestamp <= ?"
+        " AND participant_id IN (SELECT value FROM json_each(?))",
+        (*place, at // GRAIN * GRAIN, at, compact(list(changes))),
+    )
+    db.executemany(
+        "INSERT INTO rating_history (participant_id, board_type, num_players, rating, rating_change, games_played,"
+        " timestamp) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        [(name, *place, one.rating, round(change, 2), one.games, at) for name, (one, change) in changes.items()],
+    )
     db.execute(
         "DELETE FROM rating_history WHERE board_type = ? AND num_players = ? AND timestamp < ?", (*place, at - KEPT_FOR)
     )

@@ -95,6 +95,19 @@ def test_a_new_node_knows_where_a_configuration_was_heading(tmp_path: Path) -> N
         assert found.db.execute("SELECT count(*) FROM rating_history").fetchone()[0] - rows[0] <= 2
 
 
+def test_ratings_that_move_all_the_time_have_a_history_of_an_entry_an_hour(tmp_path: Path) -> None:
+    with matches(tmp_path / FILE) as found:
+        for minute in range(0, 240, 2):
+            won = played(minute, ("a", "random"), (1, 2), ended=T0 + 60_000 * minute)
+            lost = played(minute + 1, ("a", "random"), (2, 1), ended=T0 + 60_000 * minute)
+            found.merge([won, *([lost] if minute % 6 else [])])
+            settle(found.db, Rules())
+        query = "SELECT timestamp FROM rating_history WHERE participant_id = 'a' AND timestamp > ?"
+        hours = [at // 3600 for (at,) in found.db.execute(query, (AT + 3600,))]
+    assert 3 <= len(hours) == len(set(hours)) <= 4
+    assert len(read(tmp_path / FILE, AT + 4 * 3600)["hex8_2p"].history) >= 4
+
+
 def test_ratings_that_were_computed_in_vain_are_not_written_over_newer_ones(tmp_path: Path) -> None:
     """Another process merges and rates while this one computes."""
 
