@@ -168,11 +168,15 @@ def _elements(db: sqlite3.Connection, low: Key, high: Key, limit: int = -1) -> l
         (*low, *high),
     ).fetchall()
     for at, query in (
-        (EXCLUSIONS, "SELECT match_id, hash FROM backbeat_exclusions"),
-        (PARTICIPANTS, "SELECT participant_id, hash FROM backbeat_participants"),
+        (EXCLUSIONS, "SELECT ?, match_id, hash FROM backbeat_exclusions WHERE match_id >= ? AND (? OR match_id < ?)"),
+        (
+            PARTICIPANTS,
+            "SELECT ?, participant_id, hash FROM backbeat_participants"
+            " WHERE participant_id >= ? AND (? OR participant_id < ?)",
+        ),
     ):
         if low[0] <= at <= high[0]:
-            more += [(at, name, each) for name, each in db.execute(query) if low <= (at, name) < high]
+            more += db.execute(query, (at, low[1] if low[0] == at else "", high[0] > at, high[1])).fetchall()
     return sorted([*rows, *more]) if more else rows
 
 

@@ -226,6 +226,22 @@ def test_a_node_that_knows_little_is_filled_bit_by_bit(
         assert questions < 15
 
 
+def test_one_exclusion_is_looked_up_without_reading_all_of_them(tmp_path: Path) -> None:
+    with closing(connect(tmp_path / "one.db")) as db:
+        MatchSet(db).exclude([(f"m{number:05d}", "crashed") for number in range(2000)])
+        (one,) = match_ranges.listed(db, (-1, "m00700"), (-1, "m00700\0"))
+        hundreds = 0  # of steps of SQLite's machine
+
+        def step() -> int:
+            nonlocal hundreds
+            hundreds += 1
+            return 0
+
+        db.set_progress_handler(step, 100)
+        assert match_ranges.listed(db, one.key, match_ranges.after(one.key)) == [one]
+    assert hundreds < 20
+
+
 PLACES = st.tuples(
     st.sampled_from([-2, -1, 0, 1, 3_599_999, 3_600_000, 3_600_001, 7_200_000, 2**50]), st.sampled_from("\0acmz")
 )
