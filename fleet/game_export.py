@@ -56,7 +56,7 @@ class Bounds:
 class Exported:
     """What an export did, in games where nothing else is said; `left` are games that still wait, `bytes` compressed.
 
-    `busy`: another export of this node was at it, so nothing was done.
+    `busy`: another export of this node was at it, so nothing was done. `names` are those that the node ever had.
     """
 
     games: int = 0
@@ -67,6 +67,7 @@ class Exported:
     left: int = 0
     busy: bool = False
     why: str = ""
+    names: list[str] = field(default_factory=list)
     account: Account = field(default_factory=dict)
 
 
@@ -94,6 +95,7 @@ def export(
             return Exported(busy=True)
         with closing(GameLedger(data / FILE)) as ledger:
             define_functions(ledger.db)
+            done.names = ledger.names(node)
             ledger.enter(give_up)
             _hear(store, node, ledger, bounds, now)
             for batch in _shards(ledger, bounds, now):

@@ -97,6 +97,13 @@ class GameLedger:
     def close(self) -> None:
         self.db.close()
 
+    def names(self, node: str) -> list[str]:
+        """The names that this node has sent games under, with the one it has now."""
+        with self._telling():
+            self.db.execute("CREATE TABLE IF NOT EXISTS backbeat_names (node TEXT PRIMARY KEY) WITHOUT ROWID")
+            self.db.execute("INSERT OR IGNORE INTO backbeat_names VALUES (?)", (node,))
+            return [name for (name,) in self.db.execute("SELECT node FROM backbeat_names ORDER BY node LIMIT 50")]
+
     def enter(self, give_up: float = float("inf")) -> bool:
         """Enter the games from before the trigger, until `give_up` (monotonic). Says whether all of them are."""
         with self._telling():

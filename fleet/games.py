@@ -121,8 +121,9 @@ def unaccounted(node: Account, gathered: Mapping[str, int]) -> dict[str, int]:
     """The conservation check: by configuration, how many games of a node are in none of its states, or are gone
     from where it was told that they had arrived.
 
-    `gathered` is what the central node has had of that node, doubles included; it is asked after the node was, so
-    it can only be ahead. Empty: every game that was produced waits, is on its way, was gathered, or was refused.
+    `gathered` is what the central node has had of that node, doubles included, under all the names it had; it is
+    asked after the node was, so it can only be ahead. Empty: every game that was produced waits, is on its way, was
+    gathered, or was refused.
     """
     missing = {}
     for config, count in node.items():

@@ -7,11 +7,12 @@ that fails waits longer each time, and holds up no other.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
-from fleet.games import number_of
+from fleet.games import number_of, unaccounted
 from fleet.kinds import CENTRAL
 from fleet.nodes import SILENT_AFTER, Node
 
@@ -126,6 +127,26 @@ def central(members: Sequence[Member], before: str | None) -> tuple[str | None, 
             f"{chosen} gathers games, {', '.join(others[:5])} could too: let one jobs worker alone be central",
         )
     return chosen, ""
+
+
+def names(node: str, answers: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What a node that answered is called, and was called when it sent games before."""
+    return list(dict.fromkeys([node, *answers[node].get("names", ())]))
+
+
+def lost_games(
+    answers: Mapping[str, Mapping[str, Any]], arrived: Mapping[str, Mapping[str, int]]
+) -> dict[str, dict[str, int]]:
+    """Of the nodes that answered, those with unaccounted games, by configuration; `arrived` is by name."""
+    lost = {}
+    for node, answer in answers.items():
+        if node in arrived:
+            total: Counter[str] = Counter()
+            for name in names(node, answers):
+                total.update(arrived.get(name, {}))
+            if missing := unaccounted(answer.get("account", {}), total):
+                lost[node] = missing
+    return lost
 
 
 def _as_of(now: float, memory: Memory) -> Memory:

@@ -12,8 +12,7 @@ import tasks.loop
 from fleet.fleet import Fleet
 from fleet.game_export import Bounds
 from fleet.game_ingest import Intake
-from fleet.games import unaccounted
-from fleet.gathering import Member, central, decide, remember
+from fleet.gathering import Member, central, decide, lost_games, names, remember
 from fleet.gathering_state import GatheringState, Record
 from fleet.notices import Notice, listed
 from schedules.backoff import Backoff
@@ -66,17 +65,12 @@ def data_aggregation(fleet: Fleet, options: Options, tick: Tick) -> Counts:
         complaints.append(f"{chosen}, which gathers games, is away: they wait in the store")
     elif chosen is not None and not fleet.stopping.is_set():
         intake = {"seconds": SHARE * options.ingest_timeout, "shards": options.max_shards_per_cycle}
-        named = {**intake, "nodes": list(done)}
+        named = {**intake, "nodes": sorted({each for name in done for each in names(name, done)})}
         took_in, lost = _call(fleet, [chosen], "ingest_games", named, options.ingest_timeout)
         took = took_in.get(chosen, {})
         complaints += [f"{name} did not gather: {why}" for name, why in lost.items()]
         complaints += [f"{chosen}: {took['full']}"] if took.get("full") else []
-    arrived = took.get("arrived", {})
-    missing = {
-        name: lost_games
-        for name, answer in done.items()
-        if name in arrived and (lost_games := unaccounted(answer.get("account", {}), arrived[name]))
-    }
+    missing = lost_games(done, took.get("arrived", {}))
     complaints += [f"games of {name} are unaccounted for: {missing[name]}" for name in missing]
     if news := [each for each in complaints if each not in record.said]:
         fleet.notices.send(Notice("Games are not gathered", listed(news), "warning"))

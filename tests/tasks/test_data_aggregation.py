@@ -222,6 +222,21 @@ def test_games_that_vanish_from_where_they_were_gathered_are_told_of(stage: Stag
     assert stage.notices() == ["games of n2 are unaccounted for: {'hex5_2p': 20}"]
 
 
+def test_a_node_that_was_renamed_misses_nothing(stage: Stage, tmp_path: Path) -> None:
+    played = stage.play("n2", 20)
+    stage.run()
+    stage.play("n2", 10)
+    stage.run()  # n2 hears that the twenty were gathered
+    stage.nodes.away.add("n2")
+    for path in (tmp_path / "n2").glob("games.db*"):
+        path.rename(tmp_path / "n3" / path.name)
+    played |= stage.play("n3", 10)
+    done = stage.run()
+    assert (done["gathered"], done["unaccounted"]) == (10, 0)
+    assert gathered(tmp_path / "n1") >= played
+    assert stage.notices() == []
+
+
 def test_a_refused_shard_is_a_notice_of_the_central_node(stage: Stage) -> None:
     stage.play("n2", 20)
     stage.store.write("inbox/n9/001800000000000-00000000.json", b"{}")
