@@ -14,6 +14,8 @@ from fleet import replies
 
 #: Seconds of one blocking read: below any client's own limit for a call.
 LOOK = 1
+#: The least of them: servers before 7 cut a time to milliseconds, and wait for ever when nothing is left.
+LEAST = 0.01
 
 
 class Send(Protocol):
@@ -54,7 +56,7 @@ def call(
         send(node_id, name, arguments, token)
         waiting[replies.REPLY + token] = node_id
     while waiting and (left := give_up - time.monotonic()) > 0 and not is_over():
-        found: Any = redis.blpop(list(waiting), timeout=min(LOOK, left))
+        found: Any = redis.blpop(list(waiting), timeout=max(LEAST, min(LOOK, left)))
         if found is not None:
             key, text = found
             said[waiting.pop(key if isinstance(key, str) else key.decode())] = _read(text)

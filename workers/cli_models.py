@@ -123,7 +123,7 @@ def list_models(cluster: Cluster, registry: ModelRegistry, config: str | None, l
 def _list(cluster: Cluster, registry: ModelRegistry, config: str | None, as_json: bool, limit: int) -> None:
     known = registry.read(config)
     if config is not None and config not in known.configs:
-        fail(f"there is no model of {config}{_others(known)}")
+        fail(f"there is no model of {config}{_others(registry.read())}")
     document = document_of(cluster, registry, known)
     printed(document, as_json, lambda console: show_models.models(document, console.width, limit))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -43,6 +44,19 @@ def test_one_that_says_nothing_is_silent_and_costs_the_others_nothing(redis: Red
     assert said["gone"].silent
     assert not said["a"].silent
     assert 0.3 <= time.monotonic() - began < 2
+
+
+def test_the_last_look_is_not_one_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[float] = []
+
+    class Server:
+        def blpop(self, _keys: list[str], timeout: float) -> None:
+            looks.append(timeout)
+
+    instants = iter([0.0, 0.5, 2.0 - 1e-9, 3.0])
+    monkeypatch.setattr("fleet.asking.time", SimpleNamespace(monotonic=lambda: next(instants)))
+    assert call(Server(), lambda *_: None, {"gone": ("t", {})}, wait=2)["gone"].silent  # type: ignore[arg-type]
+    assert looks == [1, 0.01]
 
 
 def test_a_process_that_is_to_end_waits_for_nobody(redis: Redis) -> None:

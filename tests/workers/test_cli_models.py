@@ -58,6 +58,11 @@ def test_before_the_first_model_it_says_where_they_come_from(cli: Cli, store: St
     assert "there is no model of hex5_2p; there is none of any other" in cli("models", "list", "hex5_2p", code=1).stderr
 
 
+def test_a_configuration_without_models_is_told_beside_those_that_have_some(cli: Cli, registry: ModelRegistry) -> None:
+    said = cli("models", "list", "hex4_2p", code=1).stderr
+    assert "there is no model of hex4_2p; there are models of hex5_2p, hex8_2p" in said
+
+
 def test_the_list_has_who_is_promoted_how_strong_each_is_and_who_has_it(
     cli: Cli, registry: ModelRegistry, nodes: NodeRegistry, redis: Redis
 ) -> None:
