@@ -41,12 +41,14 @@ FOLDER = "exports"  # in a node's data directory: shards being made; empty other
 
 @dataclass(frozen=True)
 class Bounds:
-    """What one export may do. `keep_for` and `resend_after` are seconds, `seconds` the time for all of it."""
+    """What one export may do. `keep_for` and `resend_after` are seconds, `seconds` the time in which shards are begun,
+    and `upload` that of one: it may be longer, since an upload that is stopped begins anew."""
 
     shard_games: int = 20_000
     shard_bytes: int = 64 << 20
     shards: int = 100
     seconds: float = 480.0
+    upload: float = 3_600.0
     keep_for: float = 7 * 86_400.0
     prune: int = 100_000
     resend_after: float = 3_600.0
@@ -86,7 +88,6 @@ def export(
     the epoch. Raises StoreUnavailable, GamesUnreadable or OSError; what was not done is done by the next one. An
     upload that is not through in time, or that `cancel` ends, is an error only when none was.
     """
-    pace = Pace(time.monotonic() + bounds.seconds, cancel)
     done, give_up = Exported(), clock() + bounds.seconds
     if not (data / FILE).exists():
         return done
@@ -100,6 +101,7 @@ def export(
             _hear(store, node, ledger, bounds, now)
             for batch in _shards(ledger, bounds, now):
                 try:
+                    pace = Pace(time.monotonic() + bounds.upload, cancel)
                     _send(store, node, ledger, batch, folder, now, done, pace)
                 except Stopped:
                     if not done.shards:
