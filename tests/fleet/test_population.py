@@ -223,7 +223,7 @@ def test_every_unmet_configuration_is_served_in_every_kind(depth: int, rng: rand
     queue, served = Queue(), Counter[tuple[str, str]]()
     small = options(min_queue_depth=depth)
     every = {(kind, config) for kind in KINDS for config in ALL.config_names}
-    for _ in range(1500):
+    for _ in range(6000):
         served.update((item.kind, item.config) for item in populate(queue, small).items)
         if served.keys() == every:
             break
