@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import sys
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -29,6 +30,8 @@ Key = tuple[int, str]
 #: Before and behind every element.
 FIRST: Key = (-(2**50), "")
 LAST: Key = (2**50, "")
+#: Behind every name, for it is no printable character.
+_LAST_NAME = chr(sys.maxunicode)
 
 
 def after(key: Key) -> Key:
@@ -168,15 +171,16 @@ def _elements(db: sqlite3.Connection, low: Key, high: Key, limit: int = -1) -> l
         (*low, *high),
     ).fetchall()
     for at, query in (
-        (EXCLUSIONS, "SELECT ?, match_id, hash FROM backbeat_exclusions WHERE match_id >= ? AND (? OR match_id < ?)"),
+        (EXCLUSIONS, "SELECT ?, match_id, hash FROM backbeat_exclusions WHERE match_id >= ? AND match_id < ?"),
         (
             PARTICIPANTS,
             "SELECT ?, participant_id, hash FROM backbeat_participants"
-            " WHERE participant_id >= ? AND (? OR participant_id < ?)",
+            " WHERE participant_id >= ? AND participant_id < ?",
         ),
     ):
         if low[0] <= at <= high[0]:
-            more += db.execute(query, (at, low[1] if low[0] == at else "", high[0] > at, high[1])).fetchall()
+            names = low[1] if low[0] == at else "", high[1] if high[0] == at else _LAST_NAME
+            more += db.execute(query, (at, *names)).fetchall()
     return sorted([*rows, *more]) if more else rows
 
 
