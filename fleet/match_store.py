@@ -95,6 +95,7 @@ CREATE INDEX IF NOT EXISTS backbeat_match_pending ON match_history (match_hash) 
 CREATE INDEX IF NOT EXISTS backbeat_rating_history ON rating_history (board_type, num_players, timestamp);
 CREATE TABLE IF NOT EXISTS backbeat_variants (match_id TEXT, match_hash BLOB, ended_at_ms INTEGER, content TEXT,
     PRIMARY KEY (match_id, match_hash)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS backbeat_variant_order ON backbeat_variants (ended_at_ms, match_id);
 CREATE TABLE IF NOT EXISTS backbeat_exclusions (match_id TEXT, reason TEXT, hash BLOB,
     PRIMARY KEY (match_id, reason)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS backbeat_participants (participant_id TEXT PRIMARY KEY, type TEXT, hash BLOB) WITHOUT ROWID;
