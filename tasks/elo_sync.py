@@ -96,6 +96,7 @@ def elo_sync(fleet: Fleet, options: Options, tick: Tick) -> Counts:
         "failed": len(done.failed),
         "refused": adopted.refused + done.pulled.refused + done.unaccepted,
         "conflicts": state.conflicts,
+        "other_rules": sum(part.get("settled") not in ("", None, *fine) for part in held.values()),
         "corrupt": sum(number for part in held.values() if type(number := part.get("corrupt")) is int),
     }
     return counts | {name: number for name, number in more.items() if number}

@@ -252,6 +252,13 @@ def test_other_rules_reach_every_node(nodes: Nodes) -> None:
     assert EloBoard(nodes.redis).read()["hex8_2p"]["ranking"][0]["rating"] > 500
 
 
+def test_a_node_that_is_configured_to_rate_otherwise_is_counted(nodes: Nodes) -> None:
+    nodes.change("n1", options=FleetOptions(ratings=RatingOptions(anchors={"random": 500.0})))
+    add(nodes, "n0", played(1, ("a", "random")))
+    assert "other_rules" not in sync(nodes)[0]
+    assert sync(nodes)[0]["other_rules"] == 1
+
+
 def test_ratings_by_other_rules_are_published_whoever_has_made_them(nodes: Nodes) -> None:
     add(nodes, "n0", played(1, ("a", "random")))
     sync(nodes)
