@@ -176,7 +176,7 @@ class Shelf:
             for note in sorted(new.glob(f"*{DONE}")) if new.is_dir() else ():
                 try:
                     self._place(registry, note, keeping)
-                except Refused as error:
+                except (Refused, Corrupt) as error:
                     self._set_aside(note, str(error))
                     published.refused.append(note.name)
             for note in sorted(new.glob("*.json")) if new.is_dir() else ():

@@ -87,7 +87,8 @@ class Store:
         self, url: str, options: Mapping[str, Any] | None = None, *, max_size: int = 8 * GIB, min_free: int = 0
     ) -> None:
         self.url, self.shown = url, redact(url)
-        self._secrets = [text for text in (urlsplit(url).password, *_secrets(options or {})) if text]
+        password = urlsplit(url).password or ""
+        self._secrets = [text for text in (password, unquote(password), *_secrets(options or {})) if text]
         self._place = _place(url, options or {}, self.shown)
         self._max_size, self._min_free = max_size, min_free
 

@@ -162,6 +162,16 @@ def test_a_note_that_is_spoiled_when_its_model_is_published_holds_up_nothing(dat
     assert holdings(data)["unpublished"] == 0
 
 
+def test_a_model_that_became_a_link_when_it_was_published_holds_up_nothing(data: Path, store: Store) -> None:
+    leave(data, 1).rename(data / "models" / "new" / "hex5_2p-1.json.done")
+    (model,) = (each for each in (data / "models" / "new").iterdir() if each.name != "hex5_2p-1.json.done")
+    model.rename(data / "moved")
+    model.symlink_to(data / "moved")
+    leave(data, 2)
+    published = publish(data, store)
+    assert (published.versions, published.refused) == ([name(2)], ["hex5_2p-1.json.done"])
+
+
 def test_a_name_taken_by_other_contents_is_refused(data: Path, store: Store, tmp_path: Path) -> None:
     leave(data, 1)
     other = version(1).model_copy(update={"sha256": version(1).sha256[:12] + "0" * 52})

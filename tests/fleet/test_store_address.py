@@ -40,7 +40,7 @@ def test_passwords_are_not_shown(url: str, shown: str) -> None:
 
 def test_an_error_of_a_driver_tells_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> None:
-        raise OSError(errno.EACCES, f"refused for {url} with key hidden2 (hidden1)")
+        raise OSError(errno.EACCES, f"refused for {url} with key hidden2 (hidden1 or hid@den4)")
 
     monkeypatch.setattr(MemoryFileSystem, "find", fail)
     url = "memory://me:hidden1@bucket/x?token=hidden3"
@@ -48,6 +48,9 @@ def test_an_error_of_a_driver_tells_no_secret(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(StoreUnavailable, match="refused") as caught:
         store.list("models")
     assert "hidden" not in str(caught.value) + repr(store)
+    with pytest.raises(StoreUnavailable, match="refused") as caught:
+        Store("memory://me:hid%40den4@bucket/x").list("models")
+    assert "hid@den4" not in str(caught.value)
 
 
 def test_addresses_that_are_none_and_drivers_that_are_missing_are_named() -> None:
