@@ -57,7 +57,7 @@ Told = Callable[[str, str], None]
 
 @dataclass(frozen=True)
 class Intake:
-    """What one ingest may do: shards, seconds for all of it, and what one shard may be."""
+    """What one ingest may do: shards taken in or refused, seconds for all of it, and what one shard may be."""
 
     shards: int = 1_000
     seconds: float = 480.0
@@ -115,7 +115,7 @@ def ingest(
             with ThreadPoolExecutor(AHEAD, "ingest") as ahead:
                 coming = deque(taking.begin(ahead, *each) for each in waiting[:AHEAD])
                 for number, (node, shard) in enumerate(waiting):
-                    if number >= bounds.shards or clock() > give_up or cancel.is_set():
+                    if done.shards + done.refused >= bounds.shards or clock() > give_up or cancel.is_set():
                         done.left += len(waiting) - number
                         break
                     fetched = coming.popleft()

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from fleet.games import FILE, GATHERED, GamesUnreadable, holdings, unaccounted
 from fleet.gathered import arrived
 from fleet.store import Store, StoreUnavailable
 from tests import killing
-from tests.fleet.games_stage import NOW, gathered, ids, keys, play, send, take, total
+from tests.fleet.games_stage import INTAKE, NOW, gathered, ids, keys, play, send, take, total
 from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
@@ -118,6 +119,7 @@ def test_a_kill_at_a_random_moment_loses_and_doubles_nothing(way: Way) -> None:
 
 WRITER = """
 import select, sys
+from dataclasses import replace
 from pathlib import Path
 from examples.openspiel.store import GameStore, PlayedGame
 game, played = PlayedGame("hex5_2p", ("a", "b"), (1, 2, 3), (1.0, -1.0), 0, 1, 1.0, 2.0), []
@@ -221,4 +223,21 @@ def test_kills_come_in_any_order(way: Way) -> None:
         part = chance.choice(["export", "ingest"])
         killing.kill_before(getattr(way, part), chance.randrange(steps[part]))
         way.check_nothing_is_half()
+    way.check_nothing_is_lost()
+
+
+def test_shards_that_cannot_be_read_take_no_places_of_others(way: Way) -> None:
+    way.export()
+    entries = [entry for entry in way.store.list("inbox") if entry.key.endswith(".json")]
+    first = min(entries, key=lambda entry: (entry.modified, entry.key)).key
+
+    class Half(Store):
+        def read(self, key: str, limit: int) -> bytes:
+            if key == first:
+                raise StoreUnavailable("input/output error")
+            return super().read(key, limit)
+
+    done = take(Half(str(way.place)), way.central, replace(INTAKE, shards=1), now=way.now)
+    assert (done.failed, done.shards) == (1, 1)
+    way.both()
     way.check_nothing_is_lost()
