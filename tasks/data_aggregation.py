@@ -23,6 +23,8 @@ log = logging.getLogger("backbeat.data_aggregation")
 
 #: Of the time that a node has to answer, what it may work: the rest is for the message, its last shard, the answer.
 SHARE = 0.8
+#: Seconds that an export or an ingest may be given: SHARE of it is the hour that nodes accept.
+LONGEST = 4_500
 
 
 class Options(tasks.loop.Options):
@@ -31,8 +33,12 @@ class Options(tasks.loop.Options):
     min_games: int = Field(100, ge=1, description="new games from which a node is asked")
     flush_after: Seconds = Field("30m", ge=0, validate_default=True, description="time after which fewer are enough")
     max_nodes_per_cycle: int = Field(10, ge=1, le=1_000, description="nodes asked in one run")
-    export_timeout: Seconds = Field("600s", gt=0, validate_default=True, description="time that nodes have to export")
-    ingest_timeout: Seconds = Field("600s", gt=0, validate_default=True, description="time to take in what came")
+    export_timeout: Seconds = Field(
+        "600s", gt=0, le=LONGEST, validate_default=True, description="time that nodes have to export"
+    )
+    ingest_timeout: Seconds = Field(
+        "600s", gt=0, le=LONGEST, validate_default=True, description="time to take in what came"
+    )
     max_shards_per_cycle: int = Field(Intake.shards, ge=1, le=100_000, description="shards taken in at once")
     shard_games: int = Field(Bounds.shard_games, ge=1, le=1_000_000, description="games of one shard at most")
     shard_bytes: int = Field(Bounds.shard_bytes, ge=1, le=128 << 20, description="bytes of one shard, unpacked")

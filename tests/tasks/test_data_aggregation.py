@@ -286,8 +286,26 @@ def test_what_is_remembered_is_read_as_it_was_written_and_nonsense_is_left_out(r
     assert state.read() == Record()
 
 
+def test_whatever_the_options_allow_nodes_accept(stage: Stage) -> None:
+    stage.play("n2", 20)
+    done = stage.run(
+        min_games=1, max_nodes_per_cycle=1_000, export_timeout="75m", ingest_timeout="75m", max_shards_per_cycle=100_000,
+        shard_games=1_000_000, shard_bytes=128 << 20, keep_for=1e9,
+    )  # fmt: skip
+    assert (done["failed"], done["gathered"]) == (0, 20)
+
+
 @pytest.mark.parametrize(
-    "options", [{"min_games": 0}, {"max_nodes_per_cycle": 0}, {"shard_bytes": 1 << 40}, {"keep_for": -1}, {"min": 1}]
+    "options",
+    [
+        {"export_timeout": "76m"},
+        {"ingest_timeout": "76m"},
+        {"min_games": 0},
+        {"max_nodes_per_cycle": 0},
+        {"shard_bytes": 1 << 40},
+        {"keep_for": -1},
+        {"min": 1},
+    ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
