@@ -289,8 +289,8 @@ def test_what_is_remembered_is_read_as_it_was_written_and_nonsense_is_left_out(r
 def test_whatever_the_options_allow_nodes_accept(stage: Stage) -> None:
     stage.play("n2", 20)
     done = stage.run(
-        min_games=1, max_nodes_per_cycle=1_000, export_timeout="75m", ingest_timeout="75m", max_shards_per_cycle=100_000,
-        shard_games=1_000_000, shard_bytes=128 << 20, keep_for=1e9,
+        min_games=1, max_nodes_per_cycle=1_000, max_shards_per_cycle=100_000,
+        export_timeout="75m", ingest_timeout="75m", shard_games=1_000_000, shard_bytes=128 << 20, keep_for=1e9,
     )  # fmt: skip
     assert (done["failed"], done["gathered"]) == (0, 20)
 
