@@ -6,9 +6,9 @@
 `--run` starts `backbeat up` with `config/openspiel.yaml` in a folder of its own, waits until the
 populator finds every target met, or for so many minutes, stops it, and draws what its nodes have played.
 
-Lines and bands are the ratings of `ladder.py` from the matches that had been played by then: the line is
-the best model's rating, the band's lower edge what it is above with 97.5 % confidence, which is what a
-target is compared with. Small dots are ratings that the cluster itself published, where the file has any;
+Lines and bands are the ratings that the cluster gives the matches that had been played by then: the line is
+the best model's rating, the band's lower edge what it is above with 97.5 % certainty, which is what a
+target is compared with. Small dots are what it published, where the file has it;
 triangles are promotions, where the store is at hand (`--store`).
 """
 
@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,10 @@ from typing import Any
 
 import matplotlib as mpl
 import yaml
-from ladder import Match, Ratings, matches_of
+from ladder import ANCHOR, ANCHORED_AT, Match, matches_of
+
+from fleet.choices import outcome
+from fleet.rating import Rated, Ratings, rate
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -40,8 +44,6 @@ CONFIG = ROOT / "config" / "openspiel.yaml"
 BACKBEAT = str(Path(sys.executable).parent / "backbeat")
 #: ratings are computed at so many points of time
 POINTS = 60
-#: as for a target: a model counts from so many games on
-LEAST_GAMES = 30
 COLOURS = ("#1b6ca8", "#c8553d", "#3a7d44", "#7a4ea3", "#b8860b", "#4a4a4a")
 
 
@@ -82,7 +84,18 @@ def published(database: Path, models: set[str]) -> dict[str, list[tuple[float, f
     return found
 
 
-def curve(matches: list[Match], models: set[str], start: float) -> Curve:
+def ratings_of(matches: list[Match]) -> Ratings:
+    """What the cluster would publish of these matches."""
+    counted = Counter(outcome(match.participants, [int(rank) for rank in match.ranks]) for match in matches)
+    return rate(counted, {ANCHOR: ANCHORED_AT})
+
+
+def lower_bound(rated: Rated) -> float:
+    """What a rating is above with 97.5 % certainty, as `fleet.ratings` has it."""
+    return rated.rating - 1.96 * rated.deviation
+
+
+def curve(matches: list[Match], models: set[str], start: float, least: int) -> Curve:
     """Rated again at each point of time from the matches until then; the best is whose lower bound is highest."""
     drawn = Curve([], [], [])
     first, last = matches[0].ended_at, matches[-1].ended_at
@@ -93,13 +106,13 @@ def curve(matches: list[Match], models: set[str], start: float) -> Curve:
         if count == done:
             continue
         done = count
-        ratings = Ratings(matches[:count])
-        rated = [name for name in ratings.names if name in models and ratings.games[ratings.index[name]] >= LEAST_GAMES]
+        ratings = ratings_of(matches[:count])
+        rated = [name for name, each in ratings.items() if name in models and each.games >= least]
         if rated:
-            best = max(rated, key=ratings.lower_bound)
+            best = max((ratings[name] for name in rated), key=lower_bound)
             drawn.minutes.append((until - start) / 60)
-            drawn.rating.append(ratings.of(best))
-            drawn.lower.append(ratings.lower_bound(best))
+            drawn.rating.append(best.rating)
+            drawn.lower.append(lower_bound(best))
     return drawn
 
 
@@ -110,15 +123,16 @@ def promotions(store: Path | None, config: str) -> list[float]:
     return sorted(int(stamp) / 1000 for stamp in stamps if stamp.isdecimal())
 
 
-def targets(config: Path) -> tuple[list[str], dict[str, float], float]:
-    """The configurations in their order, the targets of some, and that of all others."""
+def targets(config: Path) -> tuple[list[str], dict[str, float], float, int]:
+    """The configurations in their order, the targets of some, that of all others, and the games one takes."""
     document = yaml.safe_load(config.read_text())
     populator = document.get("queue_populator", {})
     named = {
         name: target if isinstance(target, int | float) else target.get("target_elo")
         for name, target in (document.get("elo_targets") or {}).items()
     }
-    return populator.get("configs", []), named, populator.get("target_elo", 2000)
+    least = (document.get("ratings") or {}).get("min_games", 30)
+    return populator.get("configs", []), named, populator.get("target_elo", 2000), least
 
 
 def draw(database: Path, config: Path, image: Path, start: float | None = None, store: Path | None = None) -> None:
@@ -126,7 +140,7 @@ def draw(database: Path, config: Path, image: Path, start: float | None = None, 
     if not played:
         raise SystemExit(f"{database} holds no match")
     models = model_names(database)
-    order, named, general = targets(config)
+    order, named, general, least = targets(config)
     begun = min(matches[0].ended_at for matches in played.values()) if start is None else start
     own = published(database, models)
     configs = [name for name in order if name in played] + sorted(played.keys() - set(order))
@@ -140,16 +154,16 @@ def draw(database: Path, config: Path, image: Path, start: float | None = None, 
     for number, name in enumerate(configs):
         axis, colour = axes.flat[number], COLOURS[number % len(COLOURS)]
         target = named.get(name) or general
-        line = curve(played[name], models, begun)
+        line = curve(played[name], models, begun, least)
         axis.fill_between(line.minutes, line.lower, line.rating, color=colour, alpha=0.2, linewidth=0)
         axis.plot(line.minutes, line.rating, color=colour, linewidth=2, label="best model")
         axis.plot(line.minutes, line.lower, color=colour, linewidth=0.8, label="lower 95 % bound")
         axis.axhline(target, color="black", linestyle="--", linewidth=1, label=f"target {target:g}")
-        final = Ratings(played[name])
+        final = ratings_of(played[name])
         for anchor in ("uct128", "uct32", "random"):
-            if anchor in final.index:
-                axis.axhline(final.of(anchor), color="grey", linestyle=":", linewidth=0.8)
-                axis.annotate(anchor, (0.01, final.of(anchor)), xycoords=("axes fraction", "data"), fontsize=7,
+            if anchor in final:
+                axis.axhline(final[anchor].rating, color="grey", linestyle=":", linewidth=0.8)
+                axis.annotate(anchor, (0.01, final[anchor].rating), xycoords=("axes fraction", "data"), fontsize=7,
                               ha="left", va="bottom", color="grey")  # fmt: skip
         if dots := own.get(name):
             axis.plot([(at - begun) / 60 for at, _ in dots], [rating for _, rating in dots], ".", color=colour, ms=4)
