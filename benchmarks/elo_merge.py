@@ -147,7 +147,7 @@ def traffic(stage: Bench, folder: Path) -> None:
     assert counts["agreed"] == 2
     print(f"a run of elo_sync, two nodes that agree: {statistics.median(used):.0f} bytes, sent and received")
     said = bytes_of(stage, lambda: fleet.nodes.hold("node-1", {"matches": holdings(nodes[0].data)})) - quiet
-    print(f"a node says what it holds, once a minute: {said:.0f} bytes")
+    print(f"a node says what it holds, at least every ten minutes: {said:.0f} bytes")
 
 
 def bytes_of(stage: Bench, work: object) -> int:

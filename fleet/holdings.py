@@ -26,7 +26,7 @@ READERS: Mapping[str, Read] = {
 }
 
 #: Seconds after which what has not changed is said again, for a server that lost it.
-AGAIN_AFTER = 300.0
+AGAIN_AFTER = 600.0
 
 log = logging.getLogger("backbeat.holdings")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import socket
 import sys
@@ -73,6 +74,8 @@ class Dashboard(Flower):
         self.add_handlers(r".*", [rewrite_handler(each, prefix) if prefix else each for each in HANDLERS])
         self.reader = Reader(capp.backbeat, max_workers=4)
         self.collector = probes.expose(self.reader)
+        # what was loaded stays: to look for garbage in it took longer than to answer
+        gc.freeze()
 
 
 def check_address(options: Any) -> None:

@@ -54,9 +54,15 @@ class StatusDocument:
 
 
 def _written(row: Any, now: float) -> tuple[Node, bytes]:
-    """A node, and its document without what passes, as the end of a JSON object."""
+    """A node in brief, and its document without what passes, as the end of a JSON object."""
     (node,) = decode_nodes([row])
     document = node.document(now)
     for name in _PASSING:
         del document[name]
-    return node, to_json(document)[1:]
+    return _brief(node), to_json(document)[1:]
+
+
+def _brief(node: Node) -> Node:
+    """What `Node.standing` looks at: of a thousand nodes, all the rest is much for the garbage collector to look at."""
+    marks = {"health": health} if (health := node.marks.get("health")) else {}
+    return Node(node.node_id, node.last_seen, {role: {} for role in node.roles}, marks=marks)
