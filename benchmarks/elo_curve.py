@@ -33,7 +33,7 @@ import matplotlib as mpl
 import yaml
 from ladder import ANCHOR, ANCHORED_AT, Match, matches_of
 
-from fleet.choices import outcome
+from fleet.outcome import outcome
 from fleet.rating import Rated, Ratings, rate
 
 mpl.use("Agg")

@@ -25,7 +25,7 @@ import choix
 import numpy as np
 import pyspiel
 
-from fleet.choices import Outcome, outcome
+from fleet.outcome import Outcome, outcome
 from fleet.rating import rate
 
 HERE = Path(__file__).parent

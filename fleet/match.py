@@ -17,8 +17,8 @@ from hashlib import blake2b
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Any, NamedTuple
 
-from fleet.choices import MAX_PLAYERS, outcome
 from fleet.configs import BoardConfig
+from fleet.outcome import MAX_PLAYERS, outcome
 
 MAX_NAME = 200  # characters of a participant's name
 MAX_SOURCE = 200  # characters of a tournament's or a worker's name

@@ -14,8 +14,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from fleet.match import Match, Result, compact, hash_of
 
 HOUR = 3_600_000  # ms: elements are summed by the hour, so that two sets are compared without reading them
@@ -36,6 +34,8 @@ def xor_all(hashes: Sequence[bytes]) -> int:
     """The XOR of hashes, as a number."""
     if not hashes:
         return 0
+    import numpy as np  # takes memory that only nodes with matches need
+
     words = np.frombuffer(b"".join(hashes), np.uint64).reshape(-1, DIGEST // 8)
     return int.from_bytes(np.bitwise_xor.reduce(words, axis=0).tobytes(), "big")
 

@@ -13,16 +13,19 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fleet import match_sequence
-from fleet.choices import outcome
 from fleet.configs import BoardConfig
 from fleet.match import compact, hash_of
 from fleet.match_set import MODEL
 from fleet.match_store import reading, writing
-from fleet.rating import ALGORITHM, Outcome, Rated, Ratings, rate
+from fleet.outcome import Outcome, outcome
+from fleet.rating_options import ALGORITHM
 from fleet.ratings import MIN_GAMES
+
+if TYPE_CHECKING:
+    from fleet.rating import Rated, Ratings
 
 DEFAULT_ANCHORS: Mapping[str, float] = {"random": 400.0}
 #: The mark of a node that has nothing to rate.
@@ -60,6 +63,8 @@ class Rules:
         return mark(self.key)
 
     def rate(self, outcomes: Mapping[Outcome, int]) -> Ratings:
+        from fleet.rating import rate  # with numpy, which takes memory
+
         return rate(outcomes, self.anchors, prior=self.prior)
 
 
@@ -136,7 +141,7 @@ def _settle(db: sqlite3.Connection, config: str, rules: Rules) -> bool:
     return True
 
 
-Moved = dict[str, tuple[float | None, Rated]]
+Moved = dict[str, "tuple[float | None, Rated]"]
 
 
 def _store(

@@ -13,7 +13,6 @@ from fleet.match_store import BUSY_SECONDS, columns
 from fleet.models import ConfigModels
 from fleet.notices import Notice
 from fleet.promotion import Contest, Promotion, fit
-from fleet.rating import rate
 from fleet.rating_options import RatingOptions
 from fleet.ratings import RatingsUnreadable, Standing
 
@@ -66,6 +65,8 @@ def _differences(db: sqlite3.Connection, contest: Contest, options: RatingOption
     above = _above(contest, options)
     if not above or contest.promoted is None:
         return {}
+    from fleet.rating import rate  # with numpy, which takes memory
+
     rated = rate(outcomes(db, contest.config), options.anchors, prior=options.prior)
     if contest.promoted not in rated:
         return {}

@@ -25,14 +25,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fleet.choices import SCALE, Choices, Ints, Outcome, count, outcome
+from fleet.choices import SCALE, Choices, Ints, count
+from fleet.outcome import Outcome
+from fleet.rating_options import MOST_PARTICIPANTS
 
-__all__ = ["ALGORITHM", "PRIOR_RATING", "Outcome", "Rated", "Ratings", "outcome", "prior_deviation", "rate"]
-
-#: Changes whenever the same counts would be given other numbers.
-ALGORITHM = "plackett-luce-1"
 PRIOR_RATING = 1500.0  # Elo, where a participant that nothing is known of stands
-MOST_PARTICIPANTS = 4_000  # rated together: half a minute of one core and 0.8 GB, both growing fast with the number
 RESOLUTION = 2  # digits of an Elo point that are published
 
 _LOGIT = 400.0 / math.log(10.0)  # Elo points in one unit of log strength

@@ -6,6 +6,10 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+#: Changes whenever the same counts would be given other numbers.
+ALGORITHM = "plackett-luce-1"
+MOST_PARTICIPANTS = 4_000  # rated together: half a minute of one core and 0.8 GB, both growing fast with the number
+
 Participant = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Elo = Annotated[float, Field(ge=-5000, le=5000)]
 

@@ -13,7 +13,7 @@ from fleet.match_set import MatchSet
 from fleet.match_store import FILE
 from fleet.matches import corrupt_files, opened
 from fleet.notices import Notice, listed
-from fleet.rating import MOST_PARTICIPANTS
+from fleet.rating_options import MOST_PARTICIPANTS
 from fleet.reconciliation import read_element, read_key, read_sum
 from tasks.node import Answer, Arguments, node_task
 

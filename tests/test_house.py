@@ -113,6 +113,13 @@ def test_names_on_the_wire_are_explicit_and_never_module_paths() -> None:
     assert names == {RUN_JOB, *(f"loops.{name}" for name in LOOPS), *(f"node.{name}" for name in discover_node_tasks())}
 
 
+def test_no_process_takes_memory_for_arithmetic_before_there_is_something_to_rate() -> None:
+    program = "import sys; from workers.app import app; print(bool(app.tasks), 'numpy' in sys.modules)"
+    env = {**os.environ, "BACKBEAT_CONFIG": str(CONFIG)}
+    printed = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=env, capture_output=True, check=True)
+    assert printed.stdout.decode().split() == ["True", "False"]
+
+
 # keys ----------------------------------------------------------------------------------------------------
 
 

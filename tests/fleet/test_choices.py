@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.choices import MAX_PLAYERS, SCALE, _merged, count, outcome, stages
+from fleet.choices import SCALE, _merged, count, stages
+from fleet.outcome import MAX_PLAYERS, outcome
 
 
 @given(st.lists(st.integers(1, 4), min_size=2, max_size=MAX_PLAYERS).map(tuple))

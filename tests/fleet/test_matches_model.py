@@ -23,7 +23,7 @@ from fleet.match_ranges import FIRST, LAST, Key
 from fleet.match_ratings import Rules, outcomes, settle
 from fleet.match_set import MatchSet
 from fleet.match_store import connect
-from fleet.rating import outcome
+from fleet.outcome import outcome
 from fleet.reconciliation import Reconciliation
 from tests.fleet.match_stage import played, published, row
 

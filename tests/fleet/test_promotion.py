@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleet.choices import outcome
 from fleet.model_promotion import informed
+from fleet.outcome import outcome
 from fleet.promotion import Contest, Decision, Promotion, decide, decide_promotions
 from fleet.rating import rate
 from fleet.rating_options import RatingOptions

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleet.choices import MAX_PLAYERS, Outcome, count, outcome
+from fleet.choices import count
+from fleet.outcome import MAX_PLAYERS, Outcome, outcome
 from fleet.rating import PRIOR_RATING, Rated, _Problem, _published, prior_deviation, rate
 
 LOGIT = 400 / math.log(10)

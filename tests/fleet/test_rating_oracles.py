@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fleet.choices import Outcome, outcome
+from fleet.outcome import Outcome, outcome
 from fleet.rating import rate
 
 LOGIT = 400 / math.log(10)
