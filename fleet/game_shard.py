@@ -36,9 +36,8 @@ _KEY = re.compile(
     rf"{INBOX}/(?P<node>[A-Za-z0-9][A-Za-z0-9._-]{{0,63}})/(?P<shard>[0-9]{{15}}-[0-9a-f]{{8}})\.(?P<part>json|games)"
 )
 
-#: What the one table of a shard is: text for text. Its types are SQLite's to keep and to check; CHECKs are none here,
-#: for it does not look at those of a file that it opens read-only, nor trust them with functions.
-SCHEMA = """CREATE TABLE games (
+#: What is kept of a game, on its way and where games are gathered.
+DEFINITIONS = """\
     game_id     TEXT NOT NULL,
     config      TEXT NOT NULL,
     board_type  TEXT NOT NULL,
@@ -51,8 +50,11 @@ SCHEMA = """CREATE TABLE games (
     job_id      TEXT,
     node_id     TEXT,
     started_at  REAL NOT NULL,
-    finished_at REAL NOT NULL
-) STRICT"""
+    finished_at REAL NOT NULL"""
+
+#: What the one table of a shard is: text for text. Its types are SQLite's to keep and to check; CHECKs are none here,
+#: for it does not look at those of a file that it opens read-only, nor trust them with functions.
+SCHEMA = f"CREATE TABLE games (\n{DEFINITIONS}\n) STRICT"
 
 
 def _array(column: str, length: str) -> str:

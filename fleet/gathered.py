@@ -14,25 +14,14 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fleet.game_shard import Manifest, harden, uri
+from fleet.game_shard import DEFINITIONS, Manifest, harden, uri
 from fleet.games import BUSY_SECONDS, COLUMNS, GamesUnreadable, open_read_only
 
-SCHEMA = """
+SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS games (
-    game_id     TEXT PRIMARY KEY NOT NULL,
-    config      TEXT NOT NULL,
-    board_type  TEXT NOT NULL,
-    num_players INTEGER NOT NULL,
-    players     TEXT NOT NULL,
-    moves       TEXT NOT NULL,
-    result      TEXT NOT NULL,
-    winner      INTEGER,
-    seed        INTEGER NOT NULL,
-    job_id      TEXT,
-    node_id     TEXT,
-    started_at  REAL NOT NULL,
-    finished_at REAL NOT NULL,
-    shard       INTEGER NOT NULL
+{DEFINITIONS},
+    shard       INTEGER NOT NULL,
+    PRIMARY KEY (game_id)
 );
 CREATE INDEX IF NOT EXISTS games_by_config ON games (config, finished_at);
 CREATE TABLE IF NOT EXISTS shards (
@@ -45,7 +34,7 @@ CREATE TABLE IF NOT EXISTS shards (
     gathered INTEGER NOT NULL DEFAULT 0,
     bytes    INTEGER NOT NULL DEFAULT 0,
     unpacked INTEGER NOT NULL DEFAULT 0,
-    configs  TEXT NOT NULL DEFAULT '{}',
+    configs  TEXT NOT NULL DEFAULT '{{}}',
     at       REAL NOT NULL,
     why      TEXT,
     UNIQUE (node, shard)
