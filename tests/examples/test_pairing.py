@@ -36,7 +36,7 @@ def worlds(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(world=worlds())
 def test_every_tournament_ties_the_newest_and_the_best_to_every_anchor(world: dict[str, Any]) -> None:
     found = tables(**world)

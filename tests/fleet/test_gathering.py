@@ -78,7 +78,7 @@ def test_those_with_most_new_games_come_first_and_draining_ones_before(found: li
     assert [new[name] for name in plan.ask] == sorted((new[name] for name in plan.ask), reverse=True)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(st.integers(0, 150), min_size=1, max_size=40),
     st.integers(1, 6),

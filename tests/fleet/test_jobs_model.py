@@ -365,7 +365,5 @@ def test_the_queue_behaves_as_its_model(session_server: Any, redis: Redis) -> No
     machine = type("QueueOnThisServer", (Queue,), {"redis": redis})
     run_state_machine_as_test(
         machine,
-        settings=settings(
-            max_examples=60, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
-        ),
+        settings=settings(max_examples=60, stateful_step_count=60, suppress_health_check=list(HealthCheck)),
     )

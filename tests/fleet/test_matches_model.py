@@ -170,9 +170,7 @@ class Nodes(RuleBasedStateMachine):
 
 
 TestNodes = Nodes.TestCase
-TestNodes.settings = settings(
-    max_examples=30, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
-)
+TestNodes.settings = settings(max_examples=30, stateful_step_count=20, suppress_health_check=list(HealthCheck))
 
 
 def test_the_order_in_which_matches_come_does_not_matter(tmp_path: Path) -> None:
@@ -255,7 +253,7 @@ PLACES = st.tuples(
 
 
 @given(low=PLACES, high=PLACES)
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 def test_the_sum_of_a_range_is_that_of_its_elements(full: MatchSet, low: Key, high: Key) -> None:
     low, high = ((at, name.strip("\0")) for at, name in (low, high))
     digest = 0

@@ -149,7 +149,7 @@ def test_alike_lines_are_told_together() -> None:
     assert Group("t", 9, 5, 0, ("a", "b", "a")).body == "a (2 times)\nb\nand 2 more"
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
         st.one_of(

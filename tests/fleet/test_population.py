@@ -106,7 +106,7 @@ def test_a_deficit_of_one_is_made_good_with_what_was_drained(kind: str) -> None:
     assert [item.kind for item in populate(queue).items] == [kind]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 20), st.integers(0, 20), st.integers(1, 20), st.integers(1, 12), st.integers(3, 60), st.randoms())
 def test_the_mix_holds_while_jobs_are_drained_in_any_order(
     selfplay: int, training: int, tournament: int, drained: int, depth: int, rng: random.Random
@@ -217,7 +217,7 @@ def test_needier_configurations_get_more_and_equal_ones_the_same() -> None:
     assert Counter(config for _, config in queue.jobs) == {"aa_2p": 25, "bb_2p": 25}
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(2, 60), st.randoms(), st.booleans())
 def test_every_unmet_configuration_is_served_in_every_kind(depth: int, rng: random.Random, oldest: bool) -> None:
     queue, served = Queue(), Counter[tuple[str, str]]()
@@ -280,7 +280,6 @@ bests = st.none() | st.builds(
 )
 
 
-@settings(deadline=None)
 @given(
     ratios, queues, st.integers(0, 1000), st.lists(bests, min_size=18, max_size=18), st.integers(1, 100),
     st.integers(0, 60), st.integers(0, 60), st.integers(1, 40), st.none() | st.integers(0, 1000),

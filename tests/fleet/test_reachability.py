@@ -235,7 +235,7 @@ def test_two_addresses_that_take_turns_are_switched_at_most_once_in_so_many_chec
 # who is checked ----------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(1, 30), st.integers(1, 12), st.lists(st.sets(st.integers(0, 29)), max_size=6))
 def test_no_node_starves_however_many_have_news(number: int, places: int, news: list[set[int]]) -> None:
     policy = Options(max_nodes_per_cycle=places)

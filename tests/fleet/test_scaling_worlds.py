@@ -112,7 +112,7 @@ def check(world: World) -> None:
         assert not set(decision.undrain) & (set(decision.remove) | set(decision.drain))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(rules, st.integers(0, 5), st.sampled_from([60, 300, 600]), st.sampled_from(sorted(LOADS)), st.integers(0, 2**32))
 def test_whatever_the_provider_and_the_load_do_bounds_steps_and_cooldowns_hold_and_the_minimum_comes_back(
     rules, static, step, load, seed
@@ -138,7 +138,7 @@ def test_whatever_the_provider_and_the_load_do_bounds_steps_and_cooldowns_hold_a
     assert world.scaling.failures == 0 or not world.scaling.awaited
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(st.integers(2, 200), st.integers(2, 16), st.integers(1, 3), st.floats(0, 0.9))
 def test_a_load_that_comes_and_goes_within_the_window_moves_nothing(height, ticks, step_down, share):
     """Nodes count as idle at the first moment without a job here, which is as bad as it can be."""

@@ -220,7 +220,7 @@ CYCLES = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(policy=POLICIES, cycles=CYCLES)
 def test_no_weather_makes_an_attempt_too_many_too_early_or_too_much_at_once(
     policy: Policy, cycles: list[tuple[int, list[str], int]]

@@ -370,7 +370,7 @@ def misspellings(draw):
     return number, column, key, changed
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(misspellings())
 def test_any_misspelt_key_is_named_with_its_line_and_the_right_key(tmp_path, misspelling):
     number, column, key, changed = misspelling

@@ -258,7 +258,7 @@ def used_keys(text: str):
 
 
 @needs_ringrift
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=20)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
 @given(st.data())
 def test_any_misspelt_key_of_the_whole_file_is_a_mistake_on_its_line(tmp_path, data):
     text = RINGRIFT.read_text()

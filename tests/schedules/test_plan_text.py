@@ -151,7 +151,7 @@ PIECES = ["ping", "labels", "interval", "hosts", "backoff", ": ", ":", "\n", "\n
           "null", "\t", "#", "---", "...", "%YAML 1.1\n", "\ud800", "\x00", "é", "\u2028"]  # fmt: skip
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=300)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
 @given(st.lists(st.sampled_from(PIECES), max_size=30).map("".join) | st.text(max_size=50))
 def test_any_text_gives_a_plan_or_a_plan_error_that_can_be_printed(tmp_path, text):
     path = tmp_path / "plan.yaml"

@@ -149,7 +149,5 @@ def test_the_timetable_keeps_its_promises_in_any_order(redis: Redis, session_ser
     Timetable.ledger = Ledger(connect(session_server.url))
     run_state_machine_as_test(
         Timetable,
-        settings=settings(
-            max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
-        ),
+        settings=settings(max_examples=60, stateful_step_count=40, suppress_health_check=list(HealthCheck)),
     )
