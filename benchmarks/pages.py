@@ -30,6 +30,14 @@ from tasks.loop import Tick
 from workers import keys
 from workers.ledger import HISTORY_KEPT
 
+#: What a node holds of the cluster's data.
+HELD = {
+    "matches": {"count": 131072, "digest": "0123456789abcdef" * 2, "settled": "89abcdef"},
+    "games": {"new": {"hex8_2p": 120}, "sent": {"hex8_2p": 1000}, "gathered": {}},
+    "models": {"hex8_2p": {"versions": ["hex8_2p-00012-01234567"], "promoted": "hex8_2p-00012-01234567",
+               "previous": None, "trained_on": 12000}, "unpublished": 0, "unlisted": 0, "refused": 0},
+}  # fmt: skip
+
 BARE = """
 import asyncio, sys
 from tornado.web import Application, RequestHandler
@@ -86,13 +94,25 @@ def main() -> None:
 
 
 def cluster(stage: Bench, nodes: int) -> None:
-    """So many nodes, judged, and sixty runs of each loop."""
+    """So many nodes, judged, found and with data, and sixty runs of each loop."""
     loops = stage.redis.smembers(keys.LOOPS)
     kept = {name: stage.redis.hgetall(keys.LOOP + name) for name in loops}
     due = stage.redis.zrange(keys.DUE, 0, -1, withscores=True)
     fleet = stage.fleet()
     now = populate(stage, fleet, nodes)
     health_aggregation(fleet, health_aggregation.options(), Tick(now=now))
+    address = {
+        "address": "10.120.17.211",
+        "source": "lan",
+        "since": now,
+        "failures": 0,
+        "checked_at": now,
+        "changes": [],
+    }
+    ids = [f"node-{number:05}" for number in range(nodes)]
+    fleet.nodes.mark({node_id: {"address": {**address, "reachable": True}} for node_id in ids})
+    for node_id in ids:
+        fleet.nodes.hold(node_id, HELD)
     with stage.redis.pipeline() as pipe:
         pipe.sadd(keys.LOOPS, *loops)
         pipe.zadd(keys.DUE, dict(due))

@@ -8,7 +8,7 @@ few seconds. Beside them stand marks: what others found out or decided about the
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import resources
@@ -40,7 +40,9 @@ SILENT_AFTER = 3 * HEARTBEAT
 #: Rows of totals that are kept: an hour of one every five seconds.
 TOTALS_KEPT = 720
 
-_FIELDS = (*(name for role in ROLES for name in (role, f"{role}:at")), *MARKS, *(_HELD + part for part in HELD))
+#: What a node's processes say, and when (ms of Redis time) anything else was last written of it.
+SAID = (*ROLES, *(f"{role}:at" for role in ROLES), "marked")
+_FIELDS = (*SAID, *MARKS, *(_HELD + part for part in HELD))
 _BRIEF = (*(f"{role}:at" for role in ROLES), "health")
 
 
@@ -245,7 +247,7 @@ class NodeRegistry:
         if part not in HELD:
             raise ValueError(f"part {part!r}: one of {', '.join(HELD)}")
         found: dict[str, Mapping[str, Any]] = {}
-        for node_id, _, (heard, said) in self._read(keys=[NODES], args=[NODE, "agent:at", _HELD + part]):
+        for node_id, _, (heard, said) in node_rows(self._read(keys=[NODES], args=_words("agent:at", _HELD + part))):
             at = read_instant(heard)
             if at is not None and now - at <= SILENT_AFTER:
                 found[text_of(node_id)] = (read_object(said, _HELD + part, []) if said else None) or {}
@@ -262,15 +264,14 @@ class NodeRegistry:
 
     def one(self, node_id: str) -> tuple[Node, float] | None:
         """A node with its history, and the server's time; None when nobody knows it. One round trip."""
-        _, *fields = read_arguments(history=True)
         with self._redis.pipeline(transaction=False) as pipe:
             pipe.zscore(NODES, node_id)
-            pipe.hmget(NODE + node_id, fields)
+            pipe.hmget(NODE + node_id, [*_FIELDS, "history"])
             pipe.time()
             last_seen, values, (seconds, micros) = pipe.execute()
         if last_seen is None:
             return None
-        (node,) = decode_nodes([(node_id, last_seen, values)], history=True)
+        (node,) = decode_nodes(([node_id, last_seen], [values]), history=True)
         return node, seconds + micros / 1e6
 
     def history(self, node_id: str) -> Sequence[Sequence[float | None]]:
@@ -282,15 +283,25 @@ class NodeRegistry:
 READ_LUA = (resources.files("fleet") / "lua" / "nodes_read.lua").read_text()
 
 
-def read_arguments(*, history: bool = False, brief: bool = False) -> list[str]:
-    """What `read_nodes` takes: the prefix of a node's key, then the fields; `brief`: those of `decode_brief`."""
-    return [NODE, *_BRIEF] if brief else [NODE, *_FIELDS, *(["history"] if history else [])]
+def read_arguments(*, history: bool = False, brief: bool = False, since: float | None = None) -> list[str]:
+    """What `read_nodes` takes. `brief`: for `decode_brief`; `since`: of nodes not marked since, only what is SAID."""
+    return _words(*(_BRIEF if brief else _FIELDS), *(["history"] if history else []), since=since)
 
 
-def decode_nodes(rows: list[Any], *, history: bool = False) -> list[Node]:
-    """Rows of `read_nodes`: id, last_seen in ms, then the fields."""
+def _words(*fields: str, since: float | None = None) -> list[str]:
+    return [NODE, _ms(since), str(len(SAID)), *fields]
+
+
+def node_rows(answer: Any) -> Iterator[tuple[Any, Any, Any]]:
+    """What `read_nodes` answers, node by node: its id, last_seen in ms, and the fields' values."""
+    members, values = answer
+    return zip(members[::2], members[1::2], values, strict=True)
+
+
+def decode_nodes(answer: Any, *, history: bool = False) -> list[Node]:
+    """The nodes in an answer of `read_nodes`, by id."""
     nodes = []
-    for node_id, last_seen, values in rows:
+    for node_id, last_seen, values in node_rows(answer):
         fields = dict(zip((*_FIELDS, "history") if history else _FIELDS, values, strict=True))
         nodes.append(_node(text_of(node_id), float(last_seen) / 1000, fields))
     return sorted(nodes, key=lambda node: node.node_id)
@@ -302,10 +313,10 @@ def decode_total(row: Mapping[Any, Any]) -> dict[str, float]:
     return {**decoded.pop("nodes"), **decoded}
 
 
-def decode_brief(rows: list[Any]) -> list[Node]:
-    """Rows that were read in brief: nodes that know how they stand and which roles they have, without any facts."""
+def decode_brief(answer: Any) -> list[Node]:
+    """An answer that was asked for in brief: nodes that know how they stand and which roles they have, no facts."""
     nodes = []
-    for node_id, last_seen, (*instants, health) in rows:
+    for node_id, last_seen, (*instants, health) in node_rows(answer):
         heard = {role: at for role, text in zip(ROLES, instants, strict=True) if (at := read_instant(text)) is not None}
         judged = _judged(health) if health else None
         marks = {"health": judged} if judged else {}

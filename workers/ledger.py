@@ -231,10 +231,12 @@ class Ledger:
         """The loops that beat fires, sorted."""
         return sorted(str(name) for name in self.redis.smembers(keys.LOOPS))
 
-    def read(self, *, history: int = 0, brief: bool = False, now: float | None = None) -> list[Any]:
+    def read(
+        self, *, history: int = 0, brief: bool = False, since: float | None = None, now: float | None = None
+    ) -> list[Any]:
         """The raw rows behind `workers.status`, in one round trip.
 
-        `history`: so many of each loop's last runs; `brief`: of nodes only how they stand.
+        `history`: so many of each loop's last runs; `brief` and `since`: less of the nodes, see `read_arguments`.
         """
         names = [
             keys.LOOPS,
@@ -250,7 +252,7 @@ class Ledger:
             keys.HISTORY,
             TARGETS,
         ]
-        return list(self._run("status", names, now, keys.LOOP, history, *read_arguments(brief=brief)))
+        return list(self._run("status", names, now, keys.LOOP, history, *read_arguments(brief=brief, since=since)))
 
     def read_fleet(self, *, window: float, now: float | None = None) -> list[Any]:
         """The raw rows behind the dashboard's page of nodes: with the totals of the last `window` seconds."""

@@ -20,12 +20,16 @@ for i = 8, first - 1 do
   redis.call('ZREM', KEYS[1], ARGV[i])
   redis.call('DEL', ARGV[4] .. ARGV[i])
 end
+local t = redis.call('TIME')
+local at = string.format('%.0f', t[1] * 1000 + math.floor(t[2] / 1000))
 for i = first, #ARGV, 3 do
   if redis.call('ZSCORE', KEYS[1], ARGV[i]) then
+    local node = ARGV[4] .. ARGV[i]
     if ARGV[i + 2] == '' then
-      redis.call('HDEL', ARGV[4] .. ARGV[i], ARGV[i + 1])
+      redis.call('HDEL', node, ARGV[i + 1])
+      redis.call('HSET', node, 'marked', at)
     else
-      redis.call('HSET', ARGV[4] .. ARGV[i], ARGV[i + 1], ARGV[i + 2])
+      redis.call('HSET', node, ARGV[i + 1], ARGV[i + 2], 'marked', at)
     end
   end
 end

@@ -1,9 +1,15 @@
--- read_nodes(nodes key, words): rows of id, last_seen ms and fields. Words: prefix of a node's key, then the fields.
+-- read_nodes(nodes key, words): ids and last_seen ms in turn; of each, the fields' values.
+-- Words: prefix of a node's key; since (ms) or ''; number of the fields, the last of them `marked`, that are enough of a
+-- node which was not marked since; the fields.
 local function read_nodes(key, words)
-  local rows = {}
-  local members = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
+  local since, members, values = tonumber(words[2]), redis.call('ZRANGE', key, 0, -1, 'WITHSCORES'), {}
   for i = 1, #members, 2 do
-    rows[#rows + 1] = {members[i], members[i + 1], redis.call('HMGET', words[1] .. members[i], unpack(words, 2))}
+    local node, found = words[1] .. members[i], nil
+    if since then
+      found = redis.call('HMGET', node, unpack(words, 4, 3 + words[3]))
+      if (tonumber(found[#found] or '') or since) >= since then found = nil end
+    end
+    values[#values + 1] = found or redis.call('HMGET', node, unpack(words, 4))
   end
-  return rows
+  return {members, values}
 end

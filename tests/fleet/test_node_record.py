@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from fleet import health, idleness, reachability, reaping
 from fleet.meter import Meter
 from fleet.model_plan import NodeModels, plan
 from fleet.node_record import _read_parts, read_object
-from fleet.nodes import HELD, MARKS, NODE, NODES, ROLES, NodeRegistry, decode_nodes
+from fleet.nodes import NODE, NODES, ROLES, NodeRegistry, decode_nodes, read_arguments
 from fleet.probing import Answer
 from fleet.scale_snapshot import Member
 from tasks.health_aggregation import Options as HealthOptions
@@ -28,14 +29,21 @@ from tests.fleet.model_stage import models
 from workers.presence import identity
 
 NOW = 1_800_000_000.0
+LAST = str(NOW * 1000)
 NAMES = (
     *("host", "pid", "slots", "capabilities", "running", "last_job_at", "version", "clock_offset", "addresses"),
     *("metrics", "tailnet", "status", "since", "at", "reasons", "silent", "over", "why", "by", "reason"),
 )
 METRICS = ("cpu", "memory", "memory_total", "disk", "disk_free", "cores", "load", "gpus")
+GPU = ("utilization", "memory", "memory_total", "name")
 
 anything = st.recursive(
-    st.none() | st.booleans() | st.integers(-3, 10**13) | st.floats() | st.sampled_from(["", "lost", "healthy", "n1"]),
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 10**13)
+    | st.just(10**400)
+    | st.floats()
+    | st.sampled_from(["", "lost", "healthy", "n1"]),
     lambda inner: (
         st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["utilization", "disk", "x"]), inner, max_size=3)
     ),
@@ -73,19 +81,34 @@ texts = st.sampled_from(["", "garbage", "[", "null"]) | (records | anything).map
 instants = st.none() | st.sampled_from(["", "x", "nan", str(NOW * 1000), str(NOW * 1000 - 60_000)])
 
 
-def row(node_id: str, said: dict[str, Any]) -> list[Any]:
-    words = [said.get(name) for role in ROLES for name in (role, f"{role}:at")]
-    words += [said.get(name) for name in (*MARKS, *(f"held:{part}" for part in HELD))]
-    return [node_id, str(NOW * 1000), [*words, said.get("history")]]
+def values(said: dict[str, Any]) -> list[Any]:
+    return [said.get(name) for name in read_arguments(history=True)[3:]]
 
 
-@given(text=texts, name=st.sampled_from([*ROLES, "health", "idle", "drain"]))
-def test_a_record_that_is_sound_as_a_whole_is_what_it_is_part_by_part(text: str, name: str) -> None:
+def is_the_same_read_whole_or_part_by_part(text: str, name: str) -> None:
     told: list[list[str]] = [[], []]
     whole, parts = (read(text, name, each) for read, each in zip((read_object, _read_parts), told, strict=True))
     first, second = (json.dumps(each, sort_keys=True) for each in (whole, parts))
     assert first == second  # as texts, for a number that is none is not equal to itself
     assert told[0] == told[1]
+
+
+@given(text=texts, name=st.sampled_from([*ROLES, "health", "idle", "drain"]))
+def test_a_record_that_is_sound_as_a_whole_is_what_it_is_part_by_part(text: str, name: str) -> None:
+    is_the_same_read_whole_or_part_by_part(text, name)
+
+
+VALUES = (None, True, "", "lost", -1, 2, 1.5, math.nan, math.inf, 10**400, [], [1], ["a"], {}, {"a": 1}, {"a": ["b"]})
+
+
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: repr(value)[:10])
+def test_each_part_is_sound_in_a_whole_when_it_is_sound_by_itself(value: Any) -> None:
+    for said in (
+        *({name: value} for name in NAMES),
+        *({"metrics": {name: value}} for name in METRICS),
+        *({"metrics": {"gpus": [{name: value}]}} for name in GPU),
+    ):
+        is_the_same_read_whole_or_part_by_part(json.dumps(said), "agent")
 
 
 @given(
@@ -98,7 +121,7 @@ def test_a_record_that_is_sound_as_a_whole_is_what_it_is_part_by_part(text: str,
 )
 def test_whatever_one_node_says_the_loops_go_on_with_the_others(said: dict[str, Any]) -> None:
     fine = {"agent": '{"host": "h", "metrics": {"cpu": 1.0}}', "agent:at": str(NOW * 1000)}
-    nodes = decode_nodes([row("evil", said), row("fine", fine)], history=True)
+    nodes = decode_nodes(([*("evil", LAST), *("fine", LAST)], [values(said), values(fine)]), history=True)
     judged = health.decide(nodes, HealthOptions(), NOW)
     assert judged.changes["fine"]["health"]["status"] == "healthy"
     for each in judged.changes.values():
