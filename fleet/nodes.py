@@ -23,7 +23,7 @@ from fleet.job_keys import COUNTS, GAMES
 from fleet.node_record import read_instant, read_object, read_rows
 
 NODES = "{backbeat}:nodes"  # sorted set: node id -> last_seen, ms of Redis time
-NODE = "{backbeat}:node:"  # + node id: hash, role or mark -> JSON; `role:at` (ms) and `role:owner` beside a role
+NODE = "{backbeat}:node:"  # + node id: hash, role or mark -> JSON; `role:at` (ms), `role:owner`; `marked` (ms)
 TOTALS = "{backbeat}:totals"  # stream: what the nodes and the queue amounted to, a row a cycle of health_aggregation
 
 ROLES = ("agent", "jobs")
