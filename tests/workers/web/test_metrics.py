@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import socket
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import yaml
@@ -124,6 +126,16 @@ def test_names_follow_prometheus_conventions() -> None:
             assert family.name.endswith("_seconds"), family.name
         assert family.meaning.endswith("."), family.name
     assert len(NAMES) == len(FAMILIES) + 1
+
+
+def test_prometheus_has_nothing_to_say_against_them(
+    served: Any, cluster: float, lacking: Callable[[str], NoReturn]
+) -> None:
+    if shutil.which("promtool") is None:
+        lacking("promtool is not here: it comes with Prometheus")
+    text = served.ask("/metrics").text
+    said = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False)
+    assert (said.returncode, said.stdout, said.stderr) == (0, "", "")
 
 
 def test_every_metric_is_documented_with_its_type_labels_and_meaning(docs: Path) -> None:
