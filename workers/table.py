@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -105,6 +106,11 @@ def until(at: float | None, now: float) -> str:
     if at is None:
         return "-"
     return f"in {span(at - now)}" if round(at - now) > 0 else "now"
+
+
+def instant(at: float | None) -> str:
+    """When it is, as logs and reasons say it; empty without one."""
+    return "" if at is None else time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))
 
 
 def milliseconds(number: float) -> str:

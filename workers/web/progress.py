@@ -66,10 +66,13 @@ def _elo_plot(history: Sequence[Point], target: float | None, now: float) -> dic
     bottom, top = (round(edge / 50) * 50 for edge in (min(marks) - spread / 8, max(marks) + spread / 8))
     start = min(history[0][0], now - LEAST)
     wanted = [("target", [(start, target), (now, target)])] if target is not None else []
+    legend = [("best", "s1", f"{known[-1]:,.0f}")]
+    if target is not None:
+        legend.append(("target", "target", f"{target:,.0f}"))
     # what was published last holds until now
     drawn = lines([*wanted, ("s1", [*history, (now, history[-1][1])])], (start, now), top, bottom)
     return {
-        "title": "", "svg": drawn, "top": f"{top:,.0f}", "bottom": f"{bottom:,.0f}", "legend": [],
+        "title": "", "svg": drawn, "top": f"{top:,.0f}", "bottom": f"{bottom:,.0f}", "legend": legend,
         "span": f"{age(start, now)} ago",
     }  # fmt: skip
 
