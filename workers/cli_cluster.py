@@ -8,18 +8,19 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
-from redis import RedisError
+from redis import Redis, RedisError
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
 from fleet import replies
+from fleet.elo_board import EloBoard
 from fleet.jobs import JobQueue
 from fleet.nodes import NodeRegistry
 from schedules import durations
@@ -28,6 +29,9 @@ from workers.ledger import Ledger
 from workers.manager import LoopManager, RefusedByState, UnknownLoop
 from workers.settings import Settings, SettingsError, check_url, connect, no_answer
 from workers.status import read_overview
+
+#: Seconds in which the server must have said what a shell may offer.
+AT_ONCE = 0.5
 
 
 class Cluster:
@@ -79,13 +83,6 @@ class Parsed(click.ParamType[Any, Any]):
             return self._parse(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
-
-
-def loop_names(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
-    """The loops that a shell offers: those that are declared, for it must not wait for a server."""
-    from tasks.loop import discover
-
-    return [name for name in sorted(discover()) if name.startswith(incomplete)]
 
 
 @contextmanager
@@ -178,6 +175,37 @@ def _dead(url: str) -> str:
     gone = [record.pid for record in datadir.found_here().values() if record.redis_url == url and not record.alive]
     return f"; the `backbeat up` that ran it (pid {gone[0]}) is gone: start it again" if gone else ""
 
+
+# what a shell offers ---------------------------------------------------------------------------------
+
+
+def loop_names(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """The loops that are declared: they are known without a server."""
+    from tasks.loop import discover
+
+    return [name for name in sorted(discover()) if name.startswith(incomplete)]
+
+
+def known(names: Callable[[Redis], Iterable[str]]) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """What the cluster knows; nothing without a cluster, or without its answer at once: a shell must not wait."""
+
+    def offered(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+        def stated(name: str) -> Any:
+            return next((value for each in (ctx, ctx.parent) if each and (value := each.params.get(name))), None)
+
+        try:
+            redis = connect(find(ctx, stated("redis"), stated("data")), timeout=AT_ONCE)
+            return [name for name in sorted(names(redis)) if name.startswith(incomplete)]
+        except (SettingsError, RedisError):
+            return []
+
+    return offered
+
+
+node_ids = known(lambda redis: [node.node_id for node in NodeRegistry(redis).all()])
+job_ids = known(lambda redis: [job.id for job in JobQueue(redis).find(limit=1000)])
+job_kinds = known(lambda redis: JobQueue(redis).counts().by_kind)
+config_names = known(lambda redis: EloBoard(redis).read())
 
 # sight -----------------------------------------------------------------------------------------------
 

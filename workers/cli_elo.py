@@ -32,7 +32,7 @@ from fleet.matches import MatchesUnreadable, opened
 from fleet.options import FleetOptions
 from fleet.ratings import MIN_GAMES, RatingsUnreadable
 from workers import datadir, show_elo
-from workers.cli_cluster import URL, Parsed, fail, find, json_option, printed
+from workers.cli_cluster import URL, Parsed, config_names, fail, find, json_option, printed
 from workers.settings import Settings, SettingsError, connect, no_answer
 
 SQLITE = b"SQLite format 3\0"
@@ -59,7 +59,13 @@ data_option = click.option(
     type=click.Path(path_type=Path),
     help="Data directory of an up (its central node), or of a node; default: BACKBEAT_DATA, or an up found here.",
 )
-config_option = click.option("--config", metavar="CONFIG", type=CONFIG, help="A board configuration, such as hex8_2p.")
+config_option = click.option(
+    "--config",
+    metavar="CONFIG",
+    type=CONFIG,
+    shell_complete=config_names,
+    help="A board configuration, such as hex8_2p.",
+)
 
 
 @click.group(invoke_without_command=True)

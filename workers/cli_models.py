@@ -22,7 +22,7 @@ from fleet.store import Entry, Store, StoreOptions, StoreUnavailable
 from schedules import durations
 from tasks.model_sync import Options as Sync
 from workers import datadir, show_models
-from workers.cli_cluster import DURATION, Cluster, Parsed, fail, json_option, on_cluster, printed
+from workers.cli_cluster import DURATION, Cluster, Parsed, config_names, fail, json_option, on_cluster, printed
 from workers.cli_nodes import limit_option
 from workers.table import megabytes
 
@@ -104,7 +104,7 @@ def models(cluster: Cluster, registry: ModelRegistry, as_json: bool, limit: int)
 
 
 @models.command(name="list")
-@click.argument("config", type=CONFIG, required=False)
+@click.argument("config", type=CONFIG, shell_complete=config_names, required=False)
 @limit_option
 @json_option
 @with_store
@@ -214,7 +214,7 @@ def _operator() -> str:
 
 
 @models.command()
-@click.argument("config", type=CONFIG)
+@click.argument("config", type=CONFIG, shell_complete=config_names)
 @click.argument("version")
 @click.option("--reason", default="", help="Why, for those who read the list.")
 @json_option
@@ -239,7 +239,7 @@ def promote(cluster: Cluster, registry: ModelRegistry, config: str, version: str
 
 
 @models.command()
-@click.argument("config", type=CONFIG)
+@click.argument("config", type=CONFIG, shell_complete=config_names)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--reason", default="", help="Why, for those who read the list.")
 @json_option

@@ -53,14 +53,14 @@ def status(document: Document, width: int, *, troubles_first: bool = False) -> R
 _COLUMNS = (
     Column("loop", lambda each, _: str(each["name"]), right=False),
     Column("state", lambda each, _: str(each["state"]), right=False),
-    Column("every", lambda each, _: durations.format(each["interval"]), optional=2),
-    Column("last run", lambda each, now: ago(each["last_run_time"], now)),
+    Column("every", lambda each, _: durations.format(each["interval"]), optional=4),
+    Column("last run", lambda each, now: ago(each["last_run_time"], now), optional=1),
     Column("next run", lambda each, now: until(each["next_run"], now)),
-    Column("runs", lambda each, _: str(each["run_count"])),
+    Column("runs", lambda each, _: str(each["run_count"]), optional=2),
     Column("errors", lambda each, _: str(each["error_count"])),
-    Column("missed", lambda each, _: str(each["missed"]), optional=3),
-    Column("avg", lambda each, _: milliseconds(each["average_duration_ms"]), optional=1),
-    Column("did", lambda each, _: _counts(each["last_counts"]), right=False, optional=4, least=24),
+    Column("missed", lambda each, _: str(each["missed"]), optional=5),
+    Column("avg", lambda each, _: milliseconds(each["average_duration_ms"]), optional=3),
+    Column("did", lambda each, _: _counts(each["last_counts"]), right=False, optional=6, least=24),
 )
 
 

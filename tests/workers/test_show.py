@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -41,10 +42,11 @@ class TestStatus:
     @pytest.mark.parametrize("width", [40, 60, 80, 100, 200])
     def test_fits_the_screen_and_never_cuts_a_name(self, width: int) -> None:
         names = ["alpha", "tailscale_recovery", "health_aggregation"]
-        seen = text(show.status(document(*map(loop, names)), width), max(width, 64))
+        seen = text(show.status(document(*map(loop, names)), width), max(width, 50))
         assert all(name in seen for name in names)
+        assert {"state", "next run", "errors"} <= set(re.split("  +", seen.splitlines()[0]))
         assert ("did" in seen.splitlines()[0]) == (width > 100)
-        assert max(map(len, seen.splitlines())) <= max(width, 64)
+        assert max(map(len, seen.splitlines())) <= max(width, 50)
 
     def test_shows_the_error_of_a_failing_loop_in_full_at_eighty_columns(self) -> None:
         error = "ConnectionError: " + " ".join(f"word{number}" for number in range(100))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from workers.progress import NINETY_FIVE, best_of, read_progress
+from workers.progress import NINETY_FIVE, read_progress
 from workers.table import age
 from workers.web.loops import Document
 from workers.web.page import Page
@@ -33,7 +33,7 @@ def words(progress: Document) -> dict[str, Any]:
 
 def config(each: Document, now: float) -> dict[str, Any]:
     """One configuration against its target."""
-    best, aim = best_of(each), each.get("target") or {}
+    best, aim = each.get("best"), each.get("target") or {}
     target = aim.get("target")
     history = [(float(at), float(elo)) for at, elo in each.get("history", ())]
     met = bool(aim.get("met"))

@@ -15,7 +15,13 @@ from fleet.nodes import NodeRegistry
 
 def test_a_configuration_is_shown_against_its_target(served: Any, redis: Redis) -> None:
     now = redis.time()[0]
-    best = {"participant": "hex8_2p-g0003-0123456789ab", "rating": 1512.34, "deviation": 20.0, "games": 412}
+    best = {
+        "participant": "hex8_2p-g0003-0123456789ab",
+        "rating": 1512.34,
+        "deviation": 20.0,
+        "games": 412,
+        "lower_bound": 1473.1,
+    }
     best["anchored"] = False
     history = [[now - 7200, 1300.0], [now - 3600, 1512.34]]
     elo = {"config": "hex8_2p", "at": now, "best": best, "ranking": [{**best, "type": "model"}], "history": history}
