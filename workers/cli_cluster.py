@@ -96,6 +96,18 @@ def waiting(text: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A bar on the terminal while many of something are done; call it with how many more. Piped, nothing is drawn."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = [SpinnerColumn(), TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
+        task = shown.add_task(what, total=total)
+        yield lambda number: shown.update(task, advance=number)
+
+
 DURATION = Parsed("duration", durations.parse)
 URL = Parsed("url", check_url)
 

@@ -17,6 +17,7 @@ from workers.cli_cluster import (
     DURATION,
     Cluster,
     Parsed,
+    bar,
     config_names,
     fail,
     job_ids,
@@ -188,7 +189,11 @@ def retry(
         jobs = tuple(job.id for job in found)
         if jobs and not yes:
             click.confirm(f"Take up {len(jobs):,} {'job' if len(jobs) == 1 else 'jobs'} again?", abort=True, err=True)
-    said = {job: cluster.queue.retry(job) for job in dict.fromkeys(jobs)}
+    said = {}
+    with bar("jobs", len(jobs)) as advance:
+        for job in dict.fromkeys(jobs):
+            said[job] = cluster.queue.retry(job)
+            advance(1)
     if not said and not as_json:
         click.echo("no job is like that")
         return
