@@ -96,6 +96,11 @@ def ago(at: float | None, now: float) -> str:
     return "never" if at is None else f"{age(at, now)} ago"
 
 
+def dated(said: str, at: float | None) -> str:
+    """How long ago or until when, and behind it when that is: for comparing with logs."""
+    return said if at is None else f"{said} ({instant(at)})"
+
+
 def age(at: float, now: float) -> str:
     """For how long something has been so."""
     return span(max(1.0, now - at))

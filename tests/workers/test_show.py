@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import Any
 
 import pytest
@@ -125,7 +126,8 @@ class TestOneLoop:
         seen = text(show.loop(failing("beta", "E: why"), NOW))
         assert "backing_off, in 1m30s" in seen
         assert "120, 3 failed, 3 in a row; 48ms on average" in seen
-        assert "last error, 5s ago" in seen
+        assert f"last error, 5s ago ({time.strftime('%Y-%m-%d %H:%M:%S UTC', time.gmtime(NOW - 5))})" in seen
+        assert re.search(r"last run  .* ago \(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC\) on ", seen)
         assert "E: why" in seen
         assert "Traceback (most recent call last):" in seen
 
