@@ -298,7 +298,7 @@ def _watch(
             if console.is_terminal:
                 live.update(shown, refresh=True)
             else:
-                console.print(shown)
+                console.print(shown, end="\n\n")
 
 
 @click.command()

@@ -271,6 +271,8 @@ def export(own: Path, file: Path, config: str | None) -> None:
         raise click.UsageError("--config chooses lines of a CSV file; a database is written whole")
     if not own.exists():
         raise SettingsError(f"{own}: there are no matches yet")
+    if not file.parent.is_dir():
+        raise SettingsError(f"{file.parent}: there is no such directory")
     with opened(own) as matches, waiting(f"matches are written to {file}"):
         matches.adopt()
         number = export_db(matches, file) if file.suffix == ".db" else export_csv(matches, file, config)

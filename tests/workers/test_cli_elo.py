@@ -170,6 +170,8 @@ def test_matches_are_exported_and_excluded(cli: Cli, own: Path, tmp_path: Path) 
         assert [line["game_id"] for line in csv.DictReader(file)] == ["m00001", "m00002"]
     assert cli("elo", "export", "out.db", "--db", str(own)).stdout == "2 matches written to out.db\n"
     assert "ends in .db or .csv" in cli("elo", "export", "out.txt", "--db", str(own), code=2).stderr
+    missing = cli("elo", "export", "nowhere/out.csv", "--db", str(own), code=1).stderr
+    assert missing == "backbeat: nowhere: there is no such directory\n"
     exclude = ("elo", "exclude", "--reason", "crashed", "--db", str(own))
     assert cli(*exclude, "m00001").stdout.startswith("1 excluded")
     assert "has no match m9" in cli(*exclude, "m9", code=1).stderr
