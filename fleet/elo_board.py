@@ -6,7 +6,7 @@ One document a configuration, so that a page or a command needs no node's databa
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from redis import Redis
@@ -63,13 +63,32 @@ class EloBoard:
             elo, targets = map(decode_board, pipe.execute())
         merged = {}
         for config in sorted(elo.keys() | targets.keys()):
-            merged[config] = {"config": config, **elo.get(config, {}), "target": targets.get(config)}
+            merged[config] = {"config": config, **_whole(elo.get(config, {})), "target": targets.get(config)}
         return merged
 
     def _replace(self, key: str, fields: Mapping[str, str], fence: Fence) -> None:
         words = [word for pair in fields.items() for word in pair]
         if refused := self._publish(keys=[key, *fence.keys], args=[*fence.args, *words]):
             raise FenceRefused(f"ratings: write refused, for a newer {text_of(refused)} exists")
+
+
+def _whole(document: dict[str, Any]) -> dict[str, Any]:
+    """Without those of whom not all is said that is shown: another version may have written it."""
+    for name, keep in _PARTS.items():
+        if name in document:
+            document[name] = keep(document[name])
+    return document
+
+
+def _said(names: set[str], each: Any) -> bool:
+    return isinstance(each, dict) and names <= each.keys()
+
+
+_RATED = {"participant", "rating", "deviation", "games"}
+_PARTS: dict[str, Callable[[Any], Any]] = {
+    "best": lambda best: best if _said({*_RATED, "lower_bound"}, best) else None,
+    "ranking": lambda listed: [each for each in listed if _said({*_RATED, "type"}, each)],
+}
 
 
 def decode_board(stored: Mapping[Any, Any]) -> dict[str, dict[str, Any]]:

@@ -45,6 +45,7 @@ from tasks.queue_populator import Options as Populator
 from tasks.tailscale_recovery import Options as Recovery
 from workers.app import Backbeat, configure
 from workers.cli import backbeat
+from workers.ledger import Scheduled
 from workers.manager import LoopManager
 from workers.settings import Settings
 from workers.status import read_status
@@ -53,7 +54,9 @@ ROOT = Path(__file__).parents[1]
 PAGES = (
     "README.md",
     "CHANGELOG.md",
+    "benchmarks/README.md",
     "deploy/README.md",
+    "examples/openspiel/README.md",
     *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
 )
 
@@ -150,11 +153,18 @@ def test_the_program_that_steers_loops_runs_as_it_stands(
 
 def test_what_migration_promises_exists(install: Callable[..., Backbeat]) -> None:
     house = install("silent_nodes", *example(text("README.md"), "silent_nodes"))
+    sent: list[str] = []
     calls = section("docs/migration.md", "LoopManager").partition("| field of")[0]
     ours = "".join(re.findall(r"^\|.*?\|(.*)\|$", calls, re.MULTILINE))
     named = set(re.findall(r"`manager\.(\w+)\(", ours))
     assert len(named) >= 10
     assert [name for name in named if not callable(getattr(LoopManager, name, None))] == []
+    for call in re.findall(r"`(manager\.\w+\([^`]*\)(?:\[\w+\])?)`", ours):
+        manager = LoopManager(house.ledger, lambda name, queue, call: sent.append(name))
+        manager.start("silent_nodes")
+        eval(call, {"manager": manager, "name": "silent_nodes", "scheduled": Scheduled("eleventh", 60.0, "loops")})
+    assert sent == ["silent_nodes"]
+    assert "eleventh" in read_status(house.ledger)["loops"]
     fields = re.findall(r"^\| `(?:stats\.|status)\S* \| (.*) \|$", text("docs/migration.md"), re.MULTILINE)
     assert len(fields) == 12
     document = read_status(house.ledger)["loops"]["silent_nodes"]

@@ -216,7 +216,9 @@ def check(file: Path) -> None:
 @backbeat.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print what lets SHELL complete commands, options and the names of loops.
+    """Print what lets SHELL complete commands, options, and the names of loops, nodes, jobs and configurations.
+
+    Loops are known by themselves; for the rest the cluster is asked, which has half a second to answer.
 
     \b
     Examples:

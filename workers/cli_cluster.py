@@ -8,18 +8,19 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
-from redis import RedisError
+from redis import Redis, RedisError
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
 from fleet import replies
+from fleet.elo_board import EloBoard
 from fleet.jobs import JobQueue
 from fleet.nodes import NodeRegistry
 from schedules import durations
@@ -28,6 +29,9 @@ from workers.ledger import Ledger
 from workers.manager import LoopManager, RefusedByState, UnknownLoop
 from workers.settings import Settings, SettingsError, check_url, connect, no_answer
 from workers.status import read_overview
+
+#: Seconds in which the server must have said what a shell may offer.
+AT_ONCE = 0.5
 
 
 class Cluster:
@@ -81,13 +85,6 @@ class Parsed(click.ParamType[Any, Any]):
             self.fail(str(error), param, ctx)
 
 
-def loop_names(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
-    """The loops that a shell offers: those that are declared, for it must not wait for a server."""
-    from tasks.loop import discover
-
-    return [name for name in sorted(discover()) if name.startswith(incomplete)]
-
-
 @contextmanager
 def waiting(text: str) -> Iterator[None]:
     """A sign of life on the terminal while something takes its time."""
@@ -97,6 +94,18 @@ def waiting(text: str) -> Iterator[None]:
             yield
     else:
         yield
+
+
+@contextmanager
+def bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A bar on the terminal while many of something are done; call it with how many more. Piped, nothing is drawn."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = [SpinnerColumn(), TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
+        task = shown.add_task(what, total=total)
+        yield lambda number: shown.update(task, advance=number)
 
 
 DURATION = Parsed("duration", durations.parse)
@@ -179,6 +188,37 @@ def _dead(url: str) -> str:
     return f"; the `backbeat up` that ran it (pid {gone[0]}) is gone: start it again" if gone else ""
 
 
+# what a shell offers ---------------------------------------------------------------------------------
+
+
+def loop_names(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """The loops that are declared: they are known without a server."""
+    from tasks.loop import discover
+
+    return [name for name in sorted(discover()) if name.startswith(incomplete)]
+
+
+def known(names: Callable[[Redis], Iterable[str]]) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """What the cluster knows; nothing without a cluster, or without its answer at once: a shell must not wait."""
+
+    def offered(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+        def stated(name: str) -> Any:
+            return next((value for each in (ctx, ctx.parent) if each and (value := each.params.get(name))), None)
+
+        try:
+            redis = connect(find(ctx, stated("redis"), stated("data")), timeout=AT_ONCE)
+            return [name for name in sorted(names(redis)) if name.startswith(incomplete)]
+        except (SettingsError, RedisError):
+            return []
+
+    return offered
+
+
+node_ids = known(lambda redis: [node.node_id for node in NodeRegistry(redis).all()])
+job_ids = known(lambda redis: [job.id for job in JobQueue(redis).find(limit=1000)])
+job_kinds = known(lambda redis: JobQueue(redis).counts().by_kind)
+config_names = known(lambda redis: EloBoard(redis).read())
+
 # sight -----------------------------------------------------------------------------------------------
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
@@ -258,7 +298,7 @@ def _watch(
             if console.is_terminal:
                 live.update(shown, refresh=True)
             else:
-                console.print(shown)
+                console.print(shown, end="\n\n")
 
 
 @click.command()

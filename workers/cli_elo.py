@@ -7,15 +7,12 @@ import os
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import click
 from redis import RedisError
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from fleet.configs import BoardConfig
 from fleet.elo_board import EloBoard
@@ -32,7 +29,7 @@ from fleet.matches import MatchesUnreadable, opened
 from fleet.options import FleetOptions
 from fleet.ratings import MIN_GAMES, RatingsUnreadable
 from workers import datadir, show_elo
-from workers.cli_cluster import URL, Parsed, fail, find, json_option, printed
+from workers.cli_cluster import URL, Parsed, bar, config_names, fail, find, json_option, printed, waiting
 from workers.settings import Settings, SettingsError, connect, no_answer
 
 SQLITE = b"SQLite format 3\0"
@@ -59,7 +56,13 @@ data_option = click.option(
     type=click.Path(path_type=Path),
     help="Data directory of an up (its central node), or of a node; default: BACKBEAT_DATA, or an up found here.",
 )
-config_option = click.option("--config", metavar="CONFIG", type=CONFIG, help="A board configuration, such as hex8_2p.")
+config_option = click.option(
+    "--config",
+    metavar="CONFIG",
+    type=CONFIG,
+    shell_complete=config_names,
+    help="A board configuration, such as hex8_2p.",
+)
 
 
 @click.group(invoke_without_command=True)
@@ -201,15 +204,15 @@ def import_matches(
         kind = content.read(len(SQLITE))
     with opened(own) as matches:
         if kind == SQLITE:
-            with _progress(rows_in(file, other_tables=other_tables)) as advance:
+            with bar("matches", rows_in(file, other_tables=other_tables)) as advance:
                 merged = merge_file(matches, file, other_tables=other_tables, progress=advance)
         else:
             named = [name.strip() for name in columns.split(",")] if columns else None
             pgn = file.suffix.lower() == ".pgn"
             found = read_pgn(file, config, ended) if pgn else read_csv(file, config, ended, named)
-            with _progress(None) as advance:
+            with bar("matches", None) as advance:
                 merged = _merge(matches, found, str(file), advance)
-        with _progress(None) as advance:
+        with waiting("models are rated by them"):
             settle(matches.db, _rules())
         state = matches.state()
     counts = {
@@ -250,16 +253,6 @@ def _merge(matches: MatchSet, found: Iterable[Read], source: str, advance: Calla
     return total + flush()
 
 
-@contextmanager
-def _progress(total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar on the terminal, for work that takes a while; nothing where nobody looks."""
-    console = Console(stderr=True)
-    columns = [SpinnerColumn(), TextColumn("matches"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("matches", total=total)
-        yield lambda number: bar.update(task, advance=number)
-
-
 @elo.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @config_option
@@ -278,7 +271,9 @@ def export(own: Path, file: Path, config: str | None) -> None:
         raise click.UsageError("--config chooses lines of a CSV file; a database is written whole")
     if not own.exists():
         raise SettingsError(f"{own}: there are no matches yet")
-    with opened(own) as matches:
+    if not file.parent.is_dir():
+        raise SettingsError(f"{file.parent}: there is no such directory")
+    with opened(own) as matches, waiting(f"matches are written to {file}"):
         matches.adopt()
         number = export_db(matches, file) if file.suffix == ".db" else export_csv(matches, file, config)
     click.echo(f"{number:,} matches written to {file}")
@@ -320,12 +315,14 @@ def verify_matches(own: Path, mend: bool) -> None:
     if not own.exists():
         raise SettingsError(f"{own}: there are no matches yet")
     with opened(own) as matches:
-        matches.adopt()
-        found = repair(matches) if mend else verify(matches)
+        with waiting(f"every match in {own} is looked at"):
+            matches.adopt()
+            found = repair(matches) if mend else verify(matches)
         for problem in found.problems:
             click.echo(problem)
         if mend and not found.sound:
-            found = verify(matches)
+            with waiting("they are looked at once more"):
+                found = verify(matches)
             click.echo("repaired" if found.sound else "not all of it could be repaired")
     click.echo(f"{own}: {found.matches:,} matches, digest {found.digest}{'' if found.sound else ', not as noted'}")
     if not found.sound:

@@ -13,7 +13,20 @@ import click
 from fleet.configs import BoardConfig
 from fleet.job import ENDED_BADLY, Job, JobStatus, check_job_id
 from workers import show_jobs
-from workers.cli_cluster import DURATION, Cluster, Parsed, fail, json_option, on_cluster, printed
+from workers.cli_cluster import (
+    DURATION,
+    Cluster,
+    Parsed,
+    bar,
+    config_names,
+    fail,
+    job_ids,
+    job_kinds,
+    json_option,
+    node_ids,
+    on_cluster,
+    printed,
+)
 from workers.cli_nodes import limit_option
 from workers.settings import check_node_id
 from workers.table import ago, printable
@@ -35,14 +48,21 @@ STATUS = click.Choice([status.value for status in JobStatus])
 
 def _filters(command: Any) -> Any:
     for option in (
-        click.option("--node", metavar="NODE", type=Parsed("node", check_node_id), help="Held by it, or last so."),
+        click.option(
+            "--node",
+            metavar="NODE",
+            type=Parsed("node", check_node_id),
+            shell_complete=node_ids,
+            help="Held by it, or last so.",
+        ),
         click.option(
             "--config",
             metavar="CONFIG",
             type=Parsed("config", lambda name: str(BoardConfig.parse(name))),
+            shell_complete=config_names,
             help="Of this board configuration, such as hex8_2p.",
         ),
-        click.option("--kind", metavar="KIND", help="Of this kind, such as selfplay."),
+        click.option("--kind", metavar="KIND", shell_complete=job_kinds, help="Of this kind, such as selfplay."),
         click.option("--status", "statuses", type=STATUS, multiple=True, help="In this status; may be given again."),
     ):
         command = option(command)
@@ -100,7 +120,7 @@ def list_jobs(
 
 
 @jobs.command()
-@click.argument("job", type=JOB)
+@click.argument("job", type=JOB, shell_complete=job_ids)
 @json_option
 @on_cluster
 def show(cluster: Cluster, job: str, as_json: bool) -> None:
@@ -116,7 +136,7 @@ def show(cluster: Cluster, job: str, as_json: bool) -> None:
 
 
 @jobs.command()
-@click.argument("jobs", nargs=-1, required=True, type=JOB, metavar="JOB...")
+@click.argument("jobs", nargs=-1, required=True, type=JOB, shell_complete=job_ids, metavar="JOB...")
 @click.option("--reason", metavar="TEXT", default="cancelled by an operator", show_default=True, help="Kept with it.")
 @json_option
 @on_cluster
@@ -133,7 +153,7 @@ def cancel(cluster: Cluster, jobs: tuple[str, ...], reason: str, as_json: bool) 
 
 
 @jobs.command()
-@click.argument("jobs", nargs=-1, type=JOB, metavar="[JOB]...")
+@click.argument("jobs", nargs=-1, type=JOB, shell_complete=job_ids, metavar="[JOB]...")
 @_filters
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
@@ -169,7 +189,11 @@ def retry(
         jobs = tuple(job.id for job in found)
         if jobs and not yes:
             click.confirm(f"Take up {len(jobs):,} {'job' if len(jobs) == 1 else 'jobs'} again?", abort=True, err=True)
-    said = {job: cluster.queue.retry(job) for job in dict.fromkeys(jobs)}
+    said = {}
+    with bar("jobs", len(jobs)) as advance:
+        for job in dict.fromkeys(jobs):
+            said[job] = cluster.queue.retry(job)
+            advance(1)
     if not said and not as_json:
         click.echo("no job is like that")
         return
@@ -178,7 +202,7 @@ def retry(
 
 
 @jobs.command()
-@click.argument("job", type=JOB)
+@click.argument("job", type=JOB, shell_complete=job_ids)
 @click.option("--follow", "-f", is_flag=True, help="Go on printing until the job is over.")
 @click.option(
     "--lines", "-n", type=click.IntRange(1, 10_000), default=50, show_default=True, help="Of its end, so many lines."

@@ -22,7 +22,18 @@ from fleet.store import Entry, Store, StoreOptions, StoreUnavailable
 from schedules import durations
 from tasks.model_sync import Options as Sync
 from workers import datadir, show_models
-from workers.cli_cluster import DURATION, Cluster, Parsed, fail, json_option, on_cluster, printed
+from workers.cli_cluster import (
+    DURATION,
+    Cluster,
+    Parsed,
+    bar,
+    config_names,
+    fail,
+    json_option,
+    on_cluster,
+    printed,
+    waiting,
+)
 from workers.cli_nodes import limit_option
 from workers.table import megabytes
 
@@ -104,7 +115,7 @@ def models(cluster: Cluster, registry: ModelRegistry, as_json: bool, limit: int)
 
 
 @models.command(name="list")
-@click.argument("config", type=CONFIG, required=False)
+@click.argument("config", type=CONFIG, shell_complete=config_names, required=False)
 @limit_option
 @json_option
 @with_store
@@ -121,10 +132,11 @@ def list_models(cluster: Cluster, registry: ModelRegistry, config: str | None, l
 
 
 def _list(cluster: Cluster, registry: ModelRegistry, config: str | None, as_json: bool, limit: int) -> None:
-    known = registry.read(config)
+    with waiting(f"{registry.store.shown} is read"):
+        known = registry.read(config)
+        document = document_of(cluster, registry, known)
     if config is not None and config not in known.configs:
         fail(f"there is no model of {config}{_others(registry.read())}")
-    document = document_of(cluster, registry, known)
     printed(document, as_json, lambda console: show_models.models(document, console.width, limit))
 
 
@@ -214,7 +226,7 @@ def _operator() -> str:
 
 
 @models.command()
-@click.argument("config", type=CONFIG)
+@click.argument("config", type=CONFIG, shell_complete=config_names)
 @click.argument("version")
 @click.option("--reason", default="", help="Why, for those who read the list.")
 @json_option
@@ -239,7 +251,7 @@ def promote(cluster: Cluster, registry: ModelRegistry, config: str, version: str
 
 
 @models.command()
-@click.argument("config", type=CONFIG)
+@click.argument("config", type=CONFIG, shell_complete=config_names)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--reason", default="", help="Why, for those who read the list.")
 @json_option
@@ -305,15 +317,17 @@ def prune(
       backbeat models prune --dry-run
       backbeat models prune --keep 10 --older-than 2d --yes
     """
-    known, now = registry.read(), cluster.manager.get_status()["now"]
-    gone = prunable(
-        known.configs.values(),
-        registry.store.list("blobs"),
-        newest=keep,
-        standing=_SYNC.store_promoted,
-        now=now,
-        after=older_than,
-    )
+    now = cluster.manager.get_status()["now"]
+    with waiting(f"{registry.store.shown} is read"):
+        known = registry.read()
+        gone = prunable(
+            known.configs.values(),
+            registry.store.list("blobs"),
+            newest=keep,
+            standing=_SYNC.store_promoted,
+            now=now,
+            after=older_than,
+        )
     names = {version.blob: version.version for models in known.configs.values() for version in models.versions}
     size = sum(entry.size for entry in gone)
     document = {"deleted": [names[entry.key] for entry in gone], "bytes": size, "dry_run": dry_run}
@@ -321,8 +335,10 @@ def prune(
     if gone and not dry_run:
         if not yes:
             click.confirm(f"delete the contents of {told}?", abort=True, err=True)
-        for entry in gone:
-            registry.store.delete(entry.key)
+        with bar("versions", len(gone)) as advance:
+            for entry in gone:
+                registry.store.delete(entry.key)
+                advance(1)
     listed = "".join(f"\n  {names[entry.key]}  {megabytes(entry.size)}" for entry in gone)
     _say(
         document, as_json, f"{'would delete' if dry_run else 'deleted'} {told}{listed}" if gone else "nothing to prune"

@@ -12,7 +12,7 @@ import click
 
 from fleet.nodes import Node
 from workers import show_nodes
-from workers.cli_cluster import Cluster, fail, json_option, on_cluster, printed
+from workers.cli_cluster import Cluster, fail, json_option, node_ids, on_cluster, printed
 
 limit_option = click.option(
     "--limit", metavar="N", type=click.IntRange(1), default=50, show_default=True, help="Lines to print at most."
@@ -38,7 +38,7 @@ def nodes(cluster: Cluster, as_json: bool, limit: int) -> None:
 
 
 @nodes.command()
-@click.argument("node")
+@click.argument("node", shell_complete=node_ids)
 @json_option
 @on_cluster
 def show(cluster: Cluster, node: str, as_json: bool) -> None:
@@ -66,7 +66,7 @@ def show(cluster: Cluster, node: str, as_json: bool) -> None:
 
 
 @nodes.command()
-@click.argument("nodes", nargs=-1, required=True, metavar="NODE...")
+@click.argument("nodes", nargs=-1, required=True, metavar="NODE...", shell_complete=node_ids)
 @click.option("--reason", metavar="TEXT", default="", help="Why, for those who look at the node.")
 @json_option
 @on_cluster
@@ -87,7 +87,7 @@ def drain(cluster: Cluster, nodes: tuple[str, ...], reason: str, as_json: bool) 
 
 def _unmark(name: str, mark: str, past: str, help_text: str) -> None:
     @nodes.command(name=name, help=f"{help_text}\n\n\b\nExample:\n  backbeat nodes {name} node-1")
-    @click.argument("nodes", nargs=-1, required=True, metavar="NODE...")
+    @click.argument("nodes", nargs=-1, required=True, metavar="NODE...", shell_complete=node_ids)
     @json_option
     @on_cluster
     def command(cluster: Cluster, nodes: tuple[str, ...], as_json: bool) -> None:

@@ -35,13 +35,6 @@ def read_progress(redis: Redis) -> dict[str, Any]:
     return {"now": seconds + micros / 1e6, "elo": EloBoard(redis).read(), "totals": totals}
 
 
-def best_of(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The best model of a configuration, if the board says all of it that is shown."""
-    best = config.get("best")
-    whole = isinstance(best, dict) and {"participant", "rating", "deviation", "games"} <= best.keys()
-    return best if whole else None
-
-
 def rates(totals: Sequence[Mapping[str, Any]], name: str) -> list[float | None]:
     """How fast a total grew, an hour, at each row. One that fell began anew; a row without it has no rate."""
     found: list[float | None] = []

@@ -11,7 +11,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from schedules import durations
-from workers.table import Column, Document, age, ago, facts, fitted, milliseconds, printable, until
+from workers.table import Column, Document, age, ago, dated, facts, fitted, milliseconds, printable, until
 
 STYLES = {
     "due": "green",
@@ -53,26 +53,26 @@ def status(document: Document, width: int, *, troubles_first: bool = False) -> R
 _COLUMNS = (
     Column("loop", lambda each, _: str(each["name"]), right=False),
     Column("state", lambda each, _: str(each["state"]), right=False),
-    Column("every", lambda each, _: durations.format(each["interval"]), optional=2),
-    Column("last run", lambda each, now: ago(each["last_run_time"], now)),
+    Column("every", lambda each, _: durations.format(each["interval"]), optional=4),
+    Column("last run", lambda each, now: ago(each["last_run_time"], now), optional=1),
     Column("next run", lambda each, now: until(each["next_run"], now)),
-    Column("runs", lambda each, _: str(each["run_count"])),
+    Column("runs", lambda each, _: str(each["run_count"]), optional=2),
     Column("errors", lambda each, _: str(each["error_count"])),
-    Column("missed", lambda each, _: str(each["missed"]), optional=3),
-    Column("avg", lambda each, _: milliseconds(each["average_duration_ms"]), optional=1),
-    Column("did", lambda each, _: _counts(each["last_counts"]), right=False, optional=4, least=24),
+    Column("missed", lambda each, _: str(each["missed"]), optional=5),
+    Column("avg", lambda each, _: milliseconds(each["average_duration_ms"]), optional=3),
+    Column("did", lambda each, _: _counts(each["last_counts"]), right=False, optional=6, least=24),
 )
 
 
 def loop(document: Document, now: float) -> RenderableType:
     """One loop in full."""
+    began = dated(ago(document["last_run_time"], now), document["last_run_time"])
     rows = {
         "state": _state(document, now),
         "every": durations.format(document["interval"]) + (", leader only" if document["leader_only"] else ""),
-        "last run": f"{ago(document['last_run_time'], now)} on {document['last_run_by'] or '-'}: "
-        f"{document['last_outcome'] or 'none yet'}",
-        "last success": ago(document["last_success_at"], now),
-        "next run": until(document["next_run"], now),
+        "last run": f"{began} on {document['last_run_by'] or '-'}: {document['last_outcome'] or 'none yet'}",
+        "last success": dated(ago(document["last_success_at"], now), document["last_success_at"]),
+        "next run": dated(until(document["next_run"], now), document["next_run"]),
         "runs": f"{document['run_count']}, {document['error_count']} failed, {document['consecutive_errors']} in a "
         f"row; {milliseconds(document['average_duration_ms'])} on average",
         "missed": str(document["missed"]),
@@ -83,7 +83,7 @@ def loop(document: Document, now: float) -> RenderableType:
     table = facts(rows, {"state": STYLES[document["state"]]})
     if not document["last_error"]:
         return table
-    title = f"last error, {ago(document['last_error_at'], now)}"
+    title = f"last error, {dated(ago(document['last_error_at'], now), document['last_error_at'])}"
     text = Text(printable(f"{document['last_error']}\n\n{document['last_traceback'] or ''}".rstrip()))
     return Group(table, Text(), Panel(text, title=title, border_style="red" if document["consecutive_errors"] else ""))
 

@@ -47,6 +47,8 @@ def notes(each: Document, now: float) -> str:
         said.insert(0, f"draining for {age(drain.get('at', now), now)}: {drain.get('reason', '')}".rstrip(": "))
     if tailnet := _tailnet(each, now):
         said.append(f"tailnet {tailnet}")
+    if each["status"] == "suspect" and not each["live"] and not each["reasons"]:
+        said.append(f"silent for {age(each['last_seen'], now)}")
     if each["status"] == "left":
         said = ["stopped in order"]
     return "; ".join(said)

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from workers.progress import NINETY_FIVE, best_of
+from workers.progress import NINETY_FIVE
 from workers.table import Column, Document, ago, fitted
 
 
@@ -39,7 +39,7 @@ def spread(rows: Sequence[Any], number: int) -> list[Any]:
 
 
 def _best(each: Document, name: str, form: str = "{:,.0f}") -> str:
-    best = best_of(each)
+    best = each.get("best")
     return "" if best is None else form.format(best[name])
 
 
@@ -62,7 +62,7 @@ def _hourly(name: str) -> Any:
 _ELO = (
     Column("config", lambda each, _: each["config"], right=False),
     Column("elo", lambda each, _: _best(each, "rating")),
-    Column("95 %", lambda each, _: _bound(best_of(each))),
+    Column("95 %", lambda each, _: _bound(each.get("best"))),
     Column("target", _target, right=False),
     Column("a day", lambda each, _: "" if each.get("velocity") is None else f"{each['velocity']:+,.0f}", optional=2),
     Column("games", lambda each, _: _best(each, "games"), optional=3),

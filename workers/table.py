@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -95,6 +96,11 @@ def ago(at: float | None, now: float) -> str:
     return "never" if at is None else f"{age(at, now)} ago"
 
 
+def dated(said: str, at: float | None) -> str:
+    """How long ago or until when, and behind it when that is: for comparing with logs."""
+    return said if at is None else f"{said} ({instant(at)})"
+
+
 def age(at: float, now: float) -> str:
     """For how long something has been so."""
     return span(max(1.0, now - at))
@@ -105,6 +111,11 @@ def until(at: float | None, now: float) -> str:
     if at is None:
         return "-"
     return f"in {span(at - now)}" if round(at - now) > 0 else "now"
+
+
+def instant(at: float | None) -> str:
+    """When it is, as logs and reasons say it; empty without one."""
+    return "" if at is None else time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))
 
 
 def milliseconds(number: float) -> str:

@@ -32,6 +32,16 @@ def test_what_cannot_be_read_is_left_out_and_hides_nobody_else(redis: Redis, sto
     assert board.read_targets() == {"hex8_2p": HEX8}
 
 
+def test_who_is_not_said_in_full_is_left_out(redis: Redis) -> None:
+    rated = {"participant": "m", "rating": 1500.0, "deviation": 20.0, "games": 400}
+    best, entry = {**rated, "lower_bound": 1460.8}, {**rated, "type": "model"}
+    board = EloBoard(redis)
+    board.publish({"hex5_2p": {"best": rated, "ranking": [rated, entry, 7]}, "hex8_2p": {"best": best}}, "basis")
+    found = board.read()
+    assert (found["hex5_2p"]["best"], found["hex5_2p"]["ranking"]) == (None, [entry])
+    assert found["hex8_2p"]["best"] == best
+
+
 def test_a_configuration_that_is_no_longer_trained_leaves_the_board(redis: Redis) -> None:
     board = EloBoard(redis)
     board.targets({"hex5_2p": HEX5, "hex8_2p": HEX8})

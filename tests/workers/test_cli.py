@@ -12,8 +12,12 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
+from redis import Redis
 
-from workers import datadir
+from fleet.elo_board import EloBoard
+from fleet.jobs import JobQueue, JobSpec
+from fleet.nodes import NodeRegistry
+from workers import datadir, entry
 from workers.cli import backbeat
 
 CONFIG = Path(__file__).parents[2] / "config" / "unified_loop.yaml"
@@ -182,16 +186,64 @@ class TestCompletion:
         assert script.exit_code == 0
         assert f"_BACKBEAT_COMPLETE={shell}_complete" in script.stdout
 
-    def test_commands_options_and_loops_are_offered_without_a_server(self, no_settings: None) -> None:
-        def offered(words: str) -> list[str]:
-            env = {"_BACKBEAT_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
-            shown = CliRunner().invoke(backbeat, [], env=env, prog_name="backbeat").stdout
-            return [line.partition(",")[2] for line in shown.splitlines()]
+    @staticmethod
+    def offered(words: str) -> list[str]:
+        env = {"_BACKBEAT_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        shown = CliRunner().invoke(backbeat, [], env=env, prog_name="backbeat").stdout
+        return [line.partition(",")[2] for line in shown.split("\n") if line]
 
+    def test_commands_options_and_loops_are_offered_without_a_server(
+        self, no_settings: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        offered = self.offered
         assert offered("backbeat prog") == ["progress"]
         assert offered("backbeat pause idle") == ["idle_detection"]
         assert offered("backbeat run queue_") == ["queue_populator"]
         assert offered("backbeat status job_") == ["job_reaper"]
+        assert offered("backbeat nodes show node-") == []  # which only a server knows
+        monkeypatch.setenv("BACKBEAT_REDIS_URL", "redis://127.0.0.1:1/0")
+        assert offered("backbeat nodes show node-") == []
+
+    def test_what_the_cluster_knows_is_offered(self, cli: Cli, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("node-1", "node-2", "other"):
+            NodeRegistry(redis).heartbeat(name, "agent", {})
+        (job,) = JobQueue(redis).enqueue([JobSpec(kind="selfplay", config="hex5_2p")])
+        EloBoard(redis).targets({"hex5_2p": {"target": 900.0, "met": False}})
+        offered = self.offered
+        assert offered("backbeat nodes show node-") == ["node-1", "node-2"]
+        assert offered("backbeat nodes drain node-1 o") == ["other"]
+        assert offered("backbeat jobs list --node o") == ["other"]
+        assert offered("backbeat jobs logs self") == [job]
+        assert offered("backbeat jobs retry --kind s") == ["selfplay"]
+        for command in ("elo --config", "jobs list --config", "elo export --config", "models promote"):
+            assert offered(f"backbeat {command} h") == ["hex5_2p"], command
+
+        url = os.environ["BACKBEAT_REDIS_URL"]
+        monkeypatch.delenv("BACKBEAT_REDIS_URL")
+        assert offered(f"backbeat nodes show --redis {url} other") == ["other"]
+        assert offered(f"backbeat nodes --redis {url} show other") == ["other"]
+
+    def test_bash_itself_completes_with_it(self) -> None:
+        script = """
+            eval "$(backbeat completion bash)"
+            COMP_WORDS=(backbeat pause idle) COMP_CWORD=2
+            "$(complete -p backbeat | sed 's/.*-F \\([^ ]*\\).*/\\1/')" backbeat idle pause
+            echo "${COMPREPLY[@]}"
+        """
+        env = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+        done = subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.stdout, done.stderr) == ("idle_detection\n", "")
+
+
+def test_ctrl_c_while_it_is_imported_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pressed() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["backbeat", "status"])
+    monkeypatch.setattr("workers.cli.main", pressed)
+    with pytest.raises(SystemExit) as ended:
+        entry.main()
+    assert ended.value.code == 1
 
 
 def test_every_command_helps_with_examples() -> None:

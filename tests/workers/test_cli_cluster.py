@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -11,7 +12,10 @@ from typing import Any
 
 import pytest
 from click.testing import Result
+from rich.console import Console
+from rich.text import Text
 
+from workers.cli_cluster import _watch
 from workers.lease import LeaderLease
 from workers.ledger import Scheduled
 from workers.settings import connect
@@ -99,6 +103,13 @@ class TestSight:
         server.start()
         yield server
         server.kill()
+
+    def test_the_pictures_of_a_piped_watch_stand_apart(self) -> None:
+        piped = io.StringIO()
+        _watch(
+            "redis://127.0.0.1:1/0", Console(file=piped), lambda each: Text(each["said"]), iter([{"said": "one"}] * 2)
+        )
+        assert piped.getvalue().rstrip() == "one\n\none"
 
     def test_a_watch_outlives_the_server(self, own_server: Any, start: Start) -> None:
         watch = start("status", "--watch", "--redis", own_server.url)

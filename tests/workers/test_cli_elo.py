@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import pty
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -166,6 +170,8 @@ def test_matches_are_exported_and_excluded(cli: Cli, own: Path, tmp_path: Path) 
         assert [line["game_id"] for line in csv.DictReader(file)] == ["m00001", "m00002"]
     assert cli("elo", "export", "out.db", "--db", str(own)).stdout == "2 matches written to out.db\n"
     assert "ends in .db or .csv" in cli("elo", "export", "out.txt", "--db", str(own), code=2).stderr
+    missing = cli("elo", "export", "nowhere/out.csv", "--db", str(own), code=1).stderr
+    assert missing == "backbeat: nowhere: there is no such directory\n"
     exclude = ("elo", "exclude", "--reason", "crashed", "--db", str(own))
     assert cli(*exclude, "m00001").stdout.startswith("1 excluded")
     assert "has no match m9" in cli(*exclude, "m9", code=1).stderr
@@ -182,3 +188,34 @@ def test_it_finds_the_central_node_of_an_up(cli: Cli, own: Path, tmp_path: Path)
     with matches(central / FILE) as found:
         found.merge([played(1)])
     assert "1 matches, digest" in cli("elo", "verify").stdout
+
+
+def on_a_terminal(*arguments: str) -> str:
+    """What a command draws on the terminal beside what it prints."""
+    ours, its = pty.openpty()
+    argv = [sys.executable, "-c", "from workers.entry import main; main()", *arguments]
+    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=its, env={**os.environ, "TERM": "xterm"})
+    os.close(its)
+    drawn = b""
+    try:
+        while part := os.read(ours, 65536):
+            drawn += part
+    except OSError:  # how a terminal ends
+        pass
+    os.close(ours)
+    assert process.wait() == 0
+    return drawn.decode()
+
+
+def test_what_takes_long_shows_that_it_goes_on_but_not_into_a_pipe(cli: Cli, own: Path, tmp_path: Path) -> None:
+    (tmp_path / "old.csv").write_text("a,b,games,wins\nm1,m2,2,1\n")
+    old = ("old.csv", "--config", "hex8_2p")
+    assert cli("elo", "import", *old, "--db", str(own)).stderr == ""
+    for command, said in (
+        (("import", *old), "matches"),
+        (("import", *old), "models are rated by them"),
+        (("export", "out.csv"), "matches are written to out.csv"),
+        (("verify",), "is looked at"),
+    ):
+        assert cli("elo", *command, "--db", str(own)).stderr == ""
+        assert said in on_a_terminal("elo", *command, "--db", str(own)), command

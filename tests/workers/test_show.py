@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+import time
 from typing import Any
 
 import pytest
@@ -41,10 +43,11 @@ class TestStatus:
     @pytest.mark.parametrize("width", [40, 60, 80, 100, 200])
     def test_fits_the_screen_and_never_cuts_a_name(self, width: int) -> None:
         names = ["alpha", "tailscale_recovery", "health_aggregation"]
-        seen = text(show.status(document(*map(loop, names)), width), max(width, 64))
+        seen = text(show.status(document(*map(loop, names)), width), max(width, 50))
         assert all(name in seen for name in names)
+        assert {"state", "next run", "errors"} <= set(re.split("  +", seen.splitlines()[0]))
         assert ("did" in seen.splitlines()[0]) == (width > 100)
-        assert max(map(len, seen.splitlines())) <= max(width, 64)
+        assert max(map(len, seen.splitlines())) <= max(width, 50)
 
     def test_shows_the_error_of_a_failing_loop_in_full_at_eighty_columns(self) -> None:
         error = "ConnectionError: " + " ".join(f"word{number}" for number in range(100))
@@ -123,7 +126,8 @@ class TestOneLoop:
         seen = text(show.loop(failing("beta", "E: why"), NOW))
         assert "backing_off, in 1m30s" in seen
         assert "120, 3 failed, 3 in a row; 48ms on average" in seen
-        assert "last error, 5s ago" in seen
+        assert f"last error, 5s ago ({time.strftime('%Y-%m-%d %H:%M:%S UTC', time.gmtime(NOW - 5))})" in seen
+        assert re.search(r"last run  .* ago \(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC\) on ", seen)
         assert "E: why" in seen
         assert "Traceback (most recent call last):" in seen
 

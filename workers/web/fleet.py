@@ -12,7 +12,7 @@ from tornado.web import HTTPError
 from fleet.metrics import MINUTES, Minute, busiest_gpu
 from fleet.nodes import Node, decode_nodes, decode_total
 from workers.show_nodes import WORST_FIRST, node_facts, notes
-from workers.table import age, ago
+from workers.table import age, ago, instant
 from workers.web.loops import Document
 from workers.web.page import Page
 from workers.web.plot import bar, ceiling, lines
@@ -20,6 +20,15 @@ from workers.web.plot import bar, ceiling, lines
 #: Seconds of totals that are plotted, and nodes on one page.
 HOUR, ROWS = 3600.0, 50
 TONES = {"healthy": "good", "suspect": "warn", "unhealthy": "bad", "lost": "bad", "left": "dim"}
+#: What each status means, in the words of docs/operations.md.
+MEANINGS = {
+    "healthy": "its processes report, and disk and memory are below their limits",
+    "suspect": "nothing was heard of it for 15 s, one of its processes is silent for 30 s, it has no agent, "
+    "or a disk or memory is above its limit",
+    "unhealthy": "a disk or memory has been above its limit for a minute. It still works",
+    "lost": "nothing was heard of it for two minutes",
+    "left": "its processes ended in order",
+}
 SORTS = ("status", "name", "cpu", "gpu", "memory", "disk", "jobs", "seen")
 
 
@@ -53,7 +62,9 @@ class NodePage(Page):
         document = node.document(now)
         facts = {name: said for name, said in node_facts(node, document, False, now).items() if said}
         hour = [plot for name in ("cpu", "gpu", "memory", "disk") if (plot := _minutes(node, name, now))]
-        return {"as_of": now, "node_id": node_id, "facts": facts, "plots": hour}
+        status = node.status(now)
+        how = {"look": TONES[status], "means": MEANINGS[status], "alarm": status if TONES[status] == "bad" else ""}
+        return {"as_of": now, "node_id": node_id, "facts": facts, "plots": hour, **how}
 
 
 def words(
@@ -72,15 +83,19 @@ def words(
     pages = max(1, -(-len(found) // ROWS))
     page = min(pages, max(1, int(asked["page"]) if asked["page"].isdecimal() else 1))
     shown = found[(page - 1) * ROWS : page * ROWS]
+    counts = Counter(standing.values())
+    ailing = sum(counts[status] for status, tone in TONES.items() if tone == "bad")
     return {
         "as_of": now,
+        "alarm": str(ailing or ""),
         "known": len(nodes),
         "found": len(found),
         "first": (page - 1) * ROWS + 1,
         "rows": [row(node.document(now), now, node.node_id == leads) for node in shown],
-        "counts": Counter(standing.values()),
+        "counts": counts,
         "statuses": WORST_FIRST,
         "tones": TONES,
+        "meanings": MEANINGS,
         "sorts": SORTS,
         "asked": {**asked, "sort": sort},
         "page": page,
@@ -137,6 +152,7 @@ def row(each: Document, now: float, leads: bool) -> dict[str, Any]:
         "idle": "" if each["idle_since"] is None else age(each["idle_since"], now),
         "draining": each["draining"] is not None,
         "seen": ago(each["last_seen"], now),
+        "seen_at": instant(each["last_seen"]),
     }
 
 
@@ -166,7 +182,7 @@ def _plot(
     top = ceiling(max(value for each in points.values() for _, value in each))
     drawn = lines([(tone, points[name]) for name, _, tone in parts], (now - HOUR, now), top)
     legend = [(said, tone, f"{points[name][-1][1]:,.0f}") for name, said, tone in parts]
-    return {"title": title, "svg": drawn, "top": f"{top:,.0f}", "bottom": "0", "legend": legend, "span": "1 h ago"}
+    return {"title": title, "svg": drawn, "top": f"{top:,.0f}", "bottom": "0", "legend": legend, "span": "1h ago"}
 
 
 def _minutes(node: Node, name: str, now: float) -> dict[str, Any] | None:
@@ -179,4 +195,4 @@ def _minutes(node: Node, name: str, now: float) -> dict[str, Any] | None:
     title = {"cpu": "CPU", "gpu": "GPU", "memory": "Memory", "disk": "Disk"}[name]
     legend = [("", "s1", f"{known[max(known)]:.0f} %")]
     drawn = lines([("s1", points)], (now - HOUR, now), 100.0)
-    return {"title": title, "svg": drawn, "top": "100 %", "bottom": "0", "legend": legend, "span": "1 h ago"}
+    return {"title": title, "svg": drawn, "top": "100 %", "bottom": "0", "legend": legend, "span": "1h ago"}

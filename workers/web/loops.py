@@ -10,12 +10,25 @@ from schedules import durations
 from workers.ledger import HISTORY_KEPT
 from workers.show import history_says, loop_trouble
 from workers.status import NODE_STATUSES, read_overview
-from workers.table import age, ago, milliseconds, until
+from workers.table import age, ago, instant, milliseconds, until
 from workers.web.page import Page
 from workers.web.plot import spark
 
 Document = Mapping[str, Any]
 
+#: What each state means, in the words of docs/operations.md.
+MEANINGS = {
+    "due": "all is well; it waits for its next slot",
+    "waiting": "its tick is sent, but no agent has taken it",
+    "executing": "a run goes on",
+    "backing_off": "it failed; the retry comes after the time shown",
+    "failing": "it failed; the backoff is over and the retry is due",
+    "overrun": "its last run did not end by its deadline, or goes on past it right now",
+    "lost": "its run lease ended without a record: the agent died, hung or was cut off",
+    "paused": "no scheduled ticks, manual runs pass",
+    "stopped": "no runs at all",
+    "disabled": "enabled: false in its stanza",
+}
 #: What each state is to the eye.
 TONES = {
     "due": "good",
@@ -43,10 +56,12 @@ class LoopsPage(Page):
 def words(overview: Document) -> dict[str, Any]:
     """What the page says of the cluster."""
     now = overview["now"]
+    wrong = list(troubles(overview))
     return {
         "as_of": now,
         "loops": [row(each, now) for each in overview["loops"].values()],
-        "troubles": list(troubles(overview)),
+        "troubles": wrong,
+        "alarm": str(len(wrong) or ""),
         "cards": [leader(overview), beat(overview), nodes(overview), jobs(overview)],
         "counts": Counter(TONES[each["state"]] for each in overview["loops"].values()),
     }
@@ -61,15 +76,19 @@ def row(each: Document, now: float) -> dict[str, Any]:
         "leader_only": each["leader_only"],
         "state": each["state"].replace("_", " "),
         "tone": TONES[each["state"]],
+        "means": MEANINGS[each["state"]],
         "more": _more(each, now),
         "every": durations.format(each["interval"]),
         "last": ago(each["last_run_time"], now),
+        "last_at": instant(each["last_run_time"]),
         "took": "" if each["last_duration_ms"] is None else milliseconds(each["last_duration_ms"]),
         "outcome": each["last_outcome"] or "",
         "by": each["last_run_by"] or "",
         "did": ", ".join(did) or ("nothing" if counts else ""),
         "counts": ", ".join(counts.values()),
         "next": until(each["next_run"], now),
+        "next_at": instant(each["next_run"]),
+        "success_at": instant(each["last_success_at"]),
         "runs": f"{each['run_count']:,}",
         "errors": f"{each['error_count']:,}",
         "missed": f"{each['missed']:,}",
@@ -78,6 +97,7 @@ def row(each: Document, now: float) -> dict[str, Any]:
         "failures": each["consecutive_errors"],
         "error": (each["last_error"] or "").strip(),
         "error_ago": ago(each["last_error_at"], now),
+        "error_at": instant(each["last_error_at"]),
         "traceback": (each["last_traceback"] or "").strip(),
         "spark": spark(each["history"], HISTORY_KEPT),
         "spark_says": history_says(each["history"]) or "no runs yet",
@@ -106,18 +126,23 @@ def _more(each: Document, now: float) -> str:
     return ""
 
 
-def troubles(overview: Document) -> Iterator[tuple[str, str, str]]:
-    """What is wrong: with what, why, and where more about it stands on the page."""
+def troubles(overview: Document) -> Iterator[tuple[str, str, str, str]]:
+    """What is wrong: with what, how, the first line of its error, and where there is more about it."""
     now, nodes = overview["now"], overview["nodes"]
     if overview["beat"]["active"] is None:
-        yield "beat", "none is active, so nothing ticks; start one: celery -A workers.app beat", ""
+        yield "beat", "none is active, so nothing ticks; start one: celery -A workers.app beat", "", ""
     if not nodes["live"]["agent"]:
-        yield "agents", "none is there, so no loop runs; start one: celery -A workers.app worker", ""
+        yield "agents", "none is there, so no loop runs; start one: celery -A workers.app worker", "", ""
     elif overview["leader"] is None:
-        yield "leader", "none, so leader-only loops wait", ""
+        yield "leader", "none, so leader-only loops wait", "", ""
+    by_status = nodes["by_status"]
+    for status in ("lost", "unhealthy"):
+        if by_status[status]:
+            yield "nodes", f"{by_status[status]:,} {status}", "", f"fleet?status={status}"
     for each in overview["loops"].values():
         if text := loop_trouble(each, now):
-            yield each["name"], text.partition("\n")[0], each["name"]
+            what, _, error = text.partition("\n")
+            yield each["name"], what, error.partition("\n")[0], f"#loop-{each['name']}"
 
 
 def leader(overview: Document) -> dict[str, str]:

@@ -29,6 +29,8 @@ POLICY = (
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 STATIC = Path(__file__).parent / "static"
+#: The alarm of a page that Redis does not answer.
+AWAY = "away"
 
 
 class Reader:
@@ -104,25 +106,27 @@ class Page(Handler):
         return self.name.capitalize()
 
     def show(self) -> dict[str, Any]:
-        """What the template is given. Called in a thread; raises RedisError."""
+        """What the template is given; `alarm` is for the browser's tab. Called in a thread; raises RedisError."""
         raise NotImplementedError
 
     @authenticated
     async def get(self, *_: str) -> None:
-        words: dict[str, Any] = {"trouble": "", "steers": self.steers, "as_of": time.time(), "asset": asset}
+        words: dict[str, Any] = {"alarm": "", "steers": self.steers, "as_of": time.time(), "asset": asset}
+        template = f"{self.name}_live.html"
         try:
             words |= await self.reader.read(self.show)
         except RedisError as error:
             self.set_status(503)
-            words["trouble"] = self.reader.trouble(error)
-        template = "away.html" if words["trouble"] else f"{self.name}_live.html"
+            template, words["trouble"], words["alarm"] = "away.html", self.reader.trouble(error), AWAY
         live = self.render_string(template, url_prefix=self.prefix, **words)
         self.set_header("X-As-Of", f"{words['as_of']:.3f}")
+        self.set_header("X-Alarm", words["alarm"])
         if self.get_query_argument("part", ""):
             self.write(live)
         else:
             about = {"page_name": self.name, "tab": self.tab or self.name, "title": self.title}
-            self.render("page.html", live=live, prefix=self.prefix, asset=asset, as_of=words["as_of"], **about)
+            now = {"as_of": words["as_of"], "alarm": words["alarm"], "away": words["alarm"] == AWAY}
+            self.render("page.html", live=live, prefix=self.prefix, asset=asset, **about, **now)
 
     @property
     def prefix(self) -> str:

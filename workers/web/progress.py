@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from workers.progress import NINETY_FIVE, best_of, read_progress
+from workers.progress import NINETY_FIVE, read_progress
 from workers.table import age
 from workers.web.loops import Document
 from workers.web.page import Page
@@ -33,7 +33,7 @@ def words(progress: Document) -> dict[str, Any]:
 
 def config(each: Document, now: float) -> dict[str, Any]:
     """One configuration against its target."""
-    best, aim = best_of(each), each.get("target") or {}
+    best, aim = each.get("best"), each.get("target") or {}
     target = aim.get("target")
     history = [(float(at), float(elo)) for at, elo in each.get("history", ())]
     met = bool(aim.get("met"))
@@ -66,10 +66,13 @@ def _elo_plot(history: Sequence[Point], target: float | None, now: float) -> dic
     bottom, top = (round(edge / 50) * 50 for edge in (min(marks) - spread / 8, max(marks) + spread / 8))
     start = min(history[0][0], now - LEAST)
     wanted = [("target", [(start, target), (now, target)])] if target is not None else []
+    legend = [("best", "s1", f"{known[-1]:,.0f}")]
+    if target is not None:
+        legend.append(("target", "target", f"{target:,.0f}"))
     # what was published last holds until now
     drawn = lines([*wanted, ("s1", [*history, (now, history[-1][1])])], (start, now), top, bottom)
     return {
-        "title": "", "svg": drawn, "top": f"{top:,.0f}", "bottom": f"{bottom:,.0f}", "legend": [],
+        "title": "", "svg": drawn, "top": f"{top:,.0f}", "bottom": f"{bottom:,.0f}", "legend": legend,
         "span": f"{age(start, now)} ago",
     }  # fmt: skip
 

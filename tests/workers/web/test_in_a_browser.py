@@ -107,11 +107,13 @@ def test_a_loop_is_paused_only_after_confirmation_and_says_so(visit: Callable[..
     page.get_by_role("button", name="Cancel").click()
     expect(page.locator("#bb-confirm")).to_be_hidden()
     assert not is_paused(alpha)
+    expect(page.locator("[data-loop=alpha] [data-action=pause]")).to_be_focused()
 
     press(page, "pause")
     expect(page.locator(".toast")).to_contain_text("alpha is paused")
     assert is_paused(alpha)
     expect(page.locator("[data-loop=alpha] .bb-state")).to_have_text("paused")
+    expect(page.locator("[data-loop=alpha] [data-action=resume]")).to_be_focused()  # it took the other's place
 
     press(page, "resume")
     expect(page.locator(".toast").last).to_contain_text("alpha goes on")
@@ -175,6 +177,58 @@ def test_a_failing_loops_traceback_unfolds_and_stays_so_while_the_page_goes_on(
     assert row.locator("pre").evaluate("each => each.scrollTop") == 200
 
 
+def test_focus_stays_where_it_was_while_the_page_goes_on(
+    visit: Callable[..., Page], alpha: Timetable, registry: NodeRegistry
+) -> None:
+    alpha.ran("beta", "failed", error="no luck")
+    registry.heartbeat("n1", "agent", {})
+    page = visit("loops")
+    for place in ("#bb-troubles a", "[data-loop=beta] summary", "[data-loop=beta] [data-action=run]"):
+        page.locator(place).first.focus()
+        alpha.ran("alpha")
+        runs = page.locator("[data-loop=alpha] [data-title=Runs]")
+        before = int(runs.inner_text())
+        page.evaluate(LOOK)
+        expect(runs).to_have_text(str(before + 1))
+        expect(page.locator(place).first).to_be_focused()
+    page.goto(page.url.replace("loops", "fleet"))
+    page.locator("a.bb-name").focus()
+    with page.expect_response(re.compile("part=1")):
+        page.evaluate(LOOK)
+    expect(page.locator("a.bb-name")).to_be_focused()
+
+
+def test_what_stands_below_an_unfolded_node_stays_where_it_is(
+    visit: Callable[..., Page], registry: NodeRegistry
+) -> None:
+    for number in range(30):
+        registry.heartbeat(f"node-{number}", "agent", {}, history=[[60, 12, 40.0, 50.0, None, None, 30.0, 20.0]])
+    page = visit("fleet")
+    for name in ("node-0", "node-11"):
+        page.locator(f"[data-node={name}] summary").click()
+        expect(page.locator(f"[data-node={name}] .bb-node")).to_be_visible()
+    page.evaluate("""() => {
+        scrollTo({top: 1200, behavior: "instant"});
+        window.moved = [];
+        const live = document.getElementById("bb-live"), last = () => live.querySelector("tbody:last-of-type");
+        const before = last().getBoundingClientRect().top;
+        new MutationObserver(() => moved.push(Math.abs(last().getBoundingClientRect().top - before)))
+            .observe(live, {childList: true, subtree: true});
+    }""")
+    with page.expect_response(re.compile(r"fleet\?part=1")):
+        page.evaluate(LOOK)
+    moved = until(lambda: page.evaluate("window.moved"), 10)
+    assert max(moved) < 2
+
+
+def test_the_tab_says_what_is_wrong_as_it_happens(visit: Callable[..., Page], alpha: Timetable) -> None:
+    page = visit("loops")
+    expect(page).to_have_title("(2) Loops · Flower")  # no beat and no agent
+    alpha.ran("beta", "failed", error="no luck")
+    page.evaluate(LOOK)
+    expect(page).to_have_title("(3) Loops · Flower")
+
+
 def test_the_page_goes_on_by_itself_but_not_while_nobody_looks(visit: Callable[..., Page], alpha: Timetable) -> None:
     page = visit("loops", clock=True)
     asked: list[str] = []
@@ -207,6 +261,7 @@ def test_while_the_server_is_away_the_page_says_so_and_then_goes_on(
         server.kill()
         page.evaluate(LOOK)
         expect(page.locator("#bb-lost")).to_contain_text("The server is away.")
+        expect(page).to_have_title("(away) Loops · Flower")
         expect(page.locator("[data-loop=alpha]")).to_be_visible()  # what was known
         page.reload()
         expect(page.locator("#bb-away")).to_contain_text("The server is away.")
@@ -251,6 +306,35 @@ def test_the_pages_follow_the_scheme_of_the_system(visit: Callable[..., Page], a
         })"""
     )
     assert (shades[0] < 60 and shades[1] > 200) if scheme == "dark" else (shades[0] > 200 and shades[1] < 60)
+
+
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+def test_all_words_stand_out_from_what_is_behind_them(
+    visit: Callable[..., Page], guarded: Any, served: Any, alpha: Timetable, registry: NodeRegistry, scheme: Any
+) -> None:
+    alpha.ran("beta", "failed", error="no luck", traceback="here")
+    alpha.add("gamma", "delta")
+    alpha.control("gamma", "pause")
+    alpha.ran("delta", "timed_out", error="too slow")
+    alpha.gate("delta", None, "r", ttl=60, deadline=60, leader_only=False, owner="", identity="n1")
+    registry.heartbeat("n1", "agent", {"metrics": {"cpu": 5.0, "disk": 97.0}})
+    registry.mark({"n1": {"idle": {"since": 1.0}, "drain": {"at": 1.0, "reason": "new disk", "by": "ops"}}})
+    page = visit("loops", color_scheme=scheme, reduced_motion="reduce")
+    contrast = (Path(__file__).parent / "contrast.js").read_text()
+    for path in ("loops", "fleet", "fleet/n1", "progress"):
+        page.goto(f"{guarded.url}/{path}")
+        page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+        assert page.evaluate(contrast) == {}, path
+    page.goto(f"{guarded.url}/loops")
+    page.locator("[data-loop=alpha] [data-action=pause]").click()
+    expect(page.locator("#bb-confirm-yes")).to_be_focused()
+    assert page.evaluate(contrast) == {}
+    page.keyboard.press("Enter")
+    expect(page.locator(".toast")).to_be_visible()
+    assert page.evaluate(contrast) == {}
+    readers = visit("loops", served, color_scheme=scheme)
+    expect(readers.locator("#bb-read-only")).to_be_visible()
+    assert readers.evaluate(contrast) == {}
 
 
 def test_a_thousand_nodes_are_found_sorted_and_unfolded(visit: Callable[..., Page], thousand: NodeRegistry) -> None:

@@ -67,7 +67,7 @@ def cluster(timetable: Any, registry: NodeRegistry, redis: Redis) -> float:
     assert job is not None
     queue.start(Holder("n1", "o"), job.id, job.attempt)
     queue.complete(Holder("n1", "o"), job.id, job.attempt, {"games": 5})
-    best = {"participant": "m", "rating": 1512.5, "deviation": 20.25, "games": 412}
+    best = {"participant": "m", "rating": 1512.5, "deviation": 20.25, "games": 412, "lower_bound": 1473.1}
     redis.hset(ELO, mapping={"hex8_2p": json.dumps({"config": "hex8_2p", "at": now, "best": best})})
     redis.hset(TARGETS, "hex8_2p", json.dumps({"target": 1600, "met": False}))
     return now

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from redis import Redis
 from redis.connection import Connection
 
-from fleet.elo_board import ELO, TARGETS
-from fleet.jobs import Holder, JobQueue, JobSpec
 from fleet.nodes import NodeRegistry
 from workers.lease import LeaderLease
 from workers.ledger import HISTORY_KEPT, Ledger
 from workers.status import read_overview, read_status
+from workers.web import fleet, loops
 
 PAGES = ("/loops", "/fleet", "/progress")
 EVIL = "<script>alert(1)</script>"
@@ -123,12 +124,66 @@ def test_each_state_of_a_loop_is_shown(served: Any, timetable: Any) -> None:
         "running": "executing", "backing": "backing off", "off": "disabled",
     }  # fmt: skip
     for name, state in states.items():
-        assert re.search(rf'class="bb-state bb-\w+">{state}<', row(text, name)), name
+        assert re.search(rf'class="bb-state bb-\w+" title="[^"]+">{state}<', row(text, name)), name
     assert "on n7 for" in row(text, "running")
     assert re.search(r"next try in (59s|1m)", row(text, "backing"))
     assert "Did: added 3" in row(text, "well")
     assert "3 things are wrong" not in text
-    assert re.search(r'href="#loop-ailing">ailing</a>: 1 failure, the last 1m ago', text)
+    wrong = (
+        r'href="#loop-ailing">ailing</a>: 1 failure, the last 1m ago, next try now<code class="bb-why">no luck</code>'
+    )
+    assert re.search(wrong, text)
+
+
+def test_each_state_and_status_is_explained_as_in_the_documents(docs: Path) -> None:
+    said = docs.joinpath("operations.md").read_text().replace("`", "")
+    assert loops.MEANINGS.keys() == loops.TONES.keys()
+    assert fleet.MEANINGS.keys() == fleet.TONES.keys()
+    for name, meaning in {**loops.MEANINGS, **fleet.MEANINGS}.items():
+        assert re.search(rf"^\| {name} \|.*{re.escape(meaning)}", said, re.MULTILINE), name
+
+
+def test_times_are_told_in_full_too(served: Any, timetable: Any) -> None:
+    timetable.add("alpha")
+    timetable.ran("alpha", "failed", error="no luck", now=read_status(timetable)["now"] - 7200)
+    each = read_status(timetable)["loops"]["alpha"]
+    text = row(served.ask("/loops").text, "alpha")
+    began, due = (time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(each[f])) for f in ("last_run_time", "next_run"))
+    assert f'data-title="Last run" title="{began}">2h ago' in text
+    assert f'data-title="Next run" title="{due}">' in text
+    assert f"<dt>last run</dt><dd>{began} on n1</dd>" in text  # a phone has no tooltips
+    assert f'<pre class="bb-trace">{began}' in text
+
+
+def test_nodes_that_are_lost_are_among_what_is_wrong(served: Any, timetable: Any, registry: NodeRegistry) -> None:
+    registry.heartbeat("n1", "agent", {})
+    registry.mark({"n1": {"health": {"status": "lost", "since": 1.0, "at": 9e12, "reasons": []}}})
+    assert '<a href="fleet?status=lost">nodes</a>: 1 lost' in served.ask("/loops").text
+    assert nodes_of(served.ask("/fleet?status=lost").text) == ["n1"]
+
+
+def title(text: str) -> str:
+    found = re.search("<title>(.*)</title>", text)
+    assert found
+    return found[1]
+
+
+def test_the_tab_in_the_browser_says_how_much_is_wrong(
+    serving: Callable[..., Any], served: Any, timetable: Any, registry: NodeRegistry, nobody: str
+) -> None:
+    assert title(served.ask("/progress").text) == "Progress · Flower"
+    assert title(served.ask("/fleet").text) == "Fleet · Flower"
+    registry.heartbeat("n1", "agent", {})
+    registry.mark({"n1": {"health": {"status": "lost", "since": 1.0, "at": 9e12, "reasons": []}}})
+    timetable.add("alpha")
+    timetable.ran("alpha", "failed", error="no luck")
+    timetable.claim("b1", '{"host": "desk", "pid": 4242}', ttl=30.0, grace=5.0)
+    assert title(served.ask("/loops").text) == "(3) Loops · Flower"  # no leader, a lost node, a failure
+    assert title(served.ask("/fleet").text) == "(1) Fleet · Flower"
+    assert title(served.ask("/fleet/n1").text) == "(lost) n1 · Flower"
+    away = serving(nobody).ask("/loops").text
+    assert title(away) == "(away) Loops · Flower"
+    assert "status-dot-live" not in away
 
 
 def test_an_error_is_folded_with_its_traceback_and_never_read_as_html(served: Any, timetable: Any) -> None:
@@ -277,60 +332,6 @@ def test_one_nodes_last_hour_is_read_when_it_is_unfolded(served: Any, registry: 
     assert "pid 7 on h" in part
     assert "<b>40 %</b>" in part
     assert served.ask("/fleet/nobody").code == 404
-
-
-# progress ------------------------------------------------------------------------------------------------
-
-
-def test_a_configuration_is_shown_against_its_target(served: Any, redis: Redis) -> None:
-    now = redis.time()[0]
-    best = {"participant": "hex8_2p-g0003-0123456789ab", "rating": 1512.34, "deviation": 20.0, "games": 412}
-    best["anchored"] = False
-    history = [[now - 7200, 1300.0], [now - 3600, 1512.34]]
-    elo = {"config": "hex8_2p", "at": now, "best": best, "ranking": [{**best, "type": "model"}], "history": history}
-    redis.hset(ELO, mapping={"hex8_2p": json.dumps({**elo, "velocity": 99.6}), "": "digest"})
-    target = {"target": 1600.0, "met": False, "since": None, "reason": "lower bound 1473 of 1600", "at": now}
-    met = {"target": 900.0, "met": True, "since": now - 3600, "reason": "", "at": now}
-    redis.hset(TARGETS, mapping={"hex8_2p": json.dumps(target), "square8_2p": json.dumps(met)})
-    text = re.sub(r"\s+", " ", served.ask("/progress").text)
-    for said in (
-        "<b>1,512</b>",
-        "nothing ties it to the anchors yet",
-        "± 39",
-        "target 1,600",
-        "+100 a day",
-        "412 games",
-        "target met for 1h",
-    ):
-        assert said in text, said
-    assert 'class="line target"' in text
-    assert "No model of it is rated yet" in text
-
-
-def test_what_another_version_wrote_of_ratings_hides_nothing_else(served: Any, redis: Redis) -> None:
-    redis.hset(ELO, mapping={"hex8_2p": '{"best": {"elo": 3}, "history": []}', "square8_2p": "no JSON"})
-    redis.hset(TARGETS, "square8_2p", '{"target": 900, "met": false}')
-    text = served.ask("/progress").text
-    assert "hex8_2p" in text
-    assert "target 900" in text
-
-
-def test_the_queue_and_what_is_done_in_an_hour_are_plotted(served: Any, registry: NodeRegistry, redis: Redis) -> None:
-    queue = JobQueue(redis)
-    now = redis.time()[0]
-    queue.enqueue([JobSpec(kind="selfplay", config="hex8_2p") for _ in range(2)])
-    registry.mark({}, totals={"at": now - 60})
-    job = queue.claim(Holder("n1", "o"), ["cpu"])
-    assert job is not None
-    queue.start(Holder("n1", "o"), job.id, job.attempt)
-    queue.complete(Holder("n1", "o"), job.id, job.attempt, {"games": 5})
-    registry.mark({}, totals={"at": now})
-    before, after = registry.totals()
-    assert (before["completed"], before["games"], after["completed"], after["games"]) == (0, 0, 1, 5)
-    text = served.ask("/progress").text
-    assert text.count('<svg class="plot"') == 3
-    assert "<b>300</b>" in text  # 5 games in a minute
-    assert "<b>60</b>" in text
 
 
 # where Flower is elsewhere ---------------------------------------------------------------------------------

@@ -9,6 +9,7 @@
   const asOf = document.getElementById("bb-as-of");
   const dot = document.getElementById("bb-dot");
   const prefix = page.dataset.prefix;
+  const title = document.title.replace(/^\([^)]*\) /, "");
   const busy = new Set();
   const unfolded = new Map();
   let timer = 0, wait = EVERY, asking = null;
@@ -37,7 +38,7 @@
       } else if (!answer.ok) {
         away("The dashboard answers " + answer.status + ".");
       } else {
-        back(text, Number(answer.headers.get("X-As-Of")));
+        back(text, Number(answer.headers.get("X-As-Of")), answer.headers.get("X-Alarm"));
       }
     } catch (error) {
       if (mine !== asking) return;
@@ -60,14 +61,20 @@
       live.classList.add("bb-stale");
     }
     dot.classList.replace("status-dot-live", "status-dot-error");
+    alarm("away");
   }
 
-  function back(text, at) {
+  function alarm(word) {
+    document.title = (word ? "(" + word + ") " : "") + title;
+  }
+
+  function back(text, at, word) {
     wait = EVERY;
     lost.hidden = true;
     live.classList.remove("bb-stale");
     dot.classList.replace("status-dot-error", "status-dot-live");
     asOf.dataset.at = at;
+    alarm(word);
     sayWhen();
     swap(text);
   }
@@ -82,6 +89,8 @@
     const words = typed && document.activeElement === typed ? [typed.value, typed.selectionStart] : null;
     live.innerHTML = text;
     live.querySelectorAll("details[data-key]").forEach((each) => {
+      // at once, and not when it is read again: what stands below must not move
+      if (unfolded.has(each.dataset.key)) each.querySelector(".bb-unfolded").innerHTML = unfolded.get(each.dataset.key);
       if (open.has(each.dataset.key)) each.open = true;
       const pre = each.querySelector("pre");
       if (pre && scrolled.has(each.dataset.key)) pre.scrollTop = scrolled.get(each.dataset.key);
@@ -99,11 +108,13 @@
     if (element.dataset.action && loop) {
       return "[data-loop=\"" + loop.dataset.loop + "\"] [data-action=\"" + element.dataset.action + "\"]";
     }
+    if (element.hasAttribute("href")) return "a[href=\"" + CSS.escape(element.getAttribute("href")) + "\"]";
     if (element.tagName === "SUMMARY" && fold) return "details[data-key=\"" + fold.dataset.key + "\"] > summary";
     return element.name ? element.tagName.toLowerCase() + "[name=\"" + element.name + "\"]" : null;
   }
 
   function sayWhen() {
+    if (!asOf.dataset.at) return;
     const at = new Date(Number(asOf.dataset.at) * 1000);
     asOf.textContent = "as of " + at.toLocaleTimeString();
     asOf.title = at.toISOString();
@@ -115,7 +126,6 @@
     const fold = event.target;
     if (!fold.open || !fold.dataset.src) return;
     const place = fold.querySelector(".bb-unfolded");
-    if (unfolded.has(fold.dataset.key)) place.innerHTML = unfolded.get(fold.dataset.key);
     try {
       const answer = await fetch(fold.dataset.src, {credentials: "same-origin"});
       const text = await answer.text();
@@ -166,11 +176,21 @@
     bootstrap.Modal.getOrCreateInstance(dialog).show();
   });
   dialog.addEventListener("shown.bs.modal", () => yes.focus());
+  dialog.addEventListener("hidden.bs.modal", () => { if (wanted) rejoin(wanted.loop, wanted.action); });
   yes.addEventListener("click", () => {
     bootstrap.Modal.getOrCreateInstance(dialog).hide();
-    if (wanted) steer(wanted.loop, wanted.action);
-    wanted = null;
+    if (wanted.said) return;
+    wanted.said = true;
+    steer(wanted.loop, wanted.action);
   });
+
+  // who came by keyboard goes on from the button, or from the one that took its place
+  function rejoin(loop, action) {
+    const place = "[data-loop=\"" + loop + "\"] [data-action";
+    const button = live.querySelector(place + "=\"" + action + "\"]") || live.querySelector(place + "]:not([data-action=run])");
+    const elsewhere = document.activeElement !== document.body && !dialog.contains(document.activeElement);
+    if (button && !elsewhere) button.focus({preventScroll: true});
+  }
 
   function hold(loop) {
     live.querySelectorAll("[data-loop=\"" + loop + "\"] button").forEach((each) => { each.disabled = true; });
@@ -191,7 +211,8 @@
       say(loop + ": the dashboard does not answer", "danger");
     } finally {
       busy.delete(loop);
-      refresh();
+      await refresh();
+      rejoin(loop, action);
     }
   }
 
