@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from pytest_celery.fixtures.setup import celery_setup, celery_setup_cls  # noqa:
 from redis import Redis
 
 from tests.clusters.proxy import Proxy
-from tests.clusters.scenarios import Cluster, write_config
+from tests.clusters.scenarios import Cluster
+from tests.clusters.watch import write_config
 from tests.waiting import until
 from workers import probe
 from workers.app import configure
@@ -33,11 +34,9 @@ from workers.settings import Settings, connect
 class Proc:
     """A process with the manners of pytest-celery's containers."""
 
-    def __init__(
-        self, name: str, argv: list[str], env: dict[str, str], folder: Path, ready: Callable[[], bool]
-    ) -> None:
+    def __init__(self, name: str, argv: list[str], env: dict[str, str], folder: Path) -> None:
         self.name = self.id = name
-        self._argv, self._env, self.is_ready = argv, env, ready
+        self._argv, self._env = argv, env
         self._log = folder / f"{name}.log"
         self.celeryconfig: dict[str, Any] = {}
         self.proxy: Proxy | None = None
@@ -59,6 +58,13 @@ class Proc:
 
     def ready(self, timeout: float = 30) -> bool:
         return until(self.is_ready, timeout, self.logs)
+
+    def is_ready(self) -> bool:
+        return self.ask("ready")[0]
+
+    def ask(self, question: str) -> tuple[bool, str]:
+        """What its probe says."""
+        return probe.ask(question, self.name.partition("@")[0], self._env)
 
     def kill(self, signal: str | int = "SIGKILL") -> None:
         number = _number(signal)
@@ -142,7 +148,7 @@ class House:
             "PYTHONUNBUFFERED": "1",
         }
         argv = [sys.executable, "-m", "celery", "-A", "workers.app", *arguments, "-l", "INFO"]
-        made = Proc(f"{role}@{node}", argv, env, self.folder, lambda: probe.ask("ready", role, env)[0])
+        made = Proc(f"{role}@{node}", argv, env, self.folder)
         made.proxy = proxy
         return made
 

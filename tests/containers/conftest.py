@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
@@ -21,16 +22,28 @@ from pytest_celery import (
 )
 from pytest_celery.fixtures.setup import celery_setup, celery_setup_cls  # noqa: F401 - fixtures
 
-from tests.clusters.scenarios import Cluster, write_config
+from tests.clusters.scenarios import Cluster
+from tests.clusters.watch import write_config
 from tests.waiting import until
 from workers.app import configure
 from workers.settings import Settings, connect
 
-ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 ROLES = ("agent", "jobs", "beat", "flower", "operator")
 
 # a machine of CI may be a container itself; that of the tests are reached by their own addresses all the same
 pytest_docker_tools.wrappers.container.tests_inside_container = lambda: False
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    """CI that asks for this folder by name must run all of it: a green lane that ran nothing would say what is not so."""
+    if not os.environ.get("CI") or not items:
+        return
+    named = {Path(word.partition("::")[0]).resolve() for word in items[0].config.args}
+    left_out = [item.nodeid for item in items if HERE in item.path.parents]
+    if HERE in named and left_out:
+        raise pytest.UsageError("must run in CI, and is deselected: " + ", ".join(left_out))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -63,9 +76,14 @@ class Container(CeleryTestContainer):
         return until(self.is_ready, 60, self.logs)
 
     def is_ready(self) -> bool:
-        if self.status != "running":
-            return False
-        return bool(self._container.exec_run(["backbeat", "probe", "ready", self.role]).exit_code == 0)
+        return self.ask("ready")[0]
+
+    def ask(self, question: str) -> tuple[bool, str]:
+        """What its probe says; one that is paused cannot be asked."""
+        if (status := self.status) != "running":
+            return False, status
+        done = self._container.exec_run(["backbeat", "probe", question, self.role])
+        return done.exit_code == 0, done.output.decode().strip()
 
     def pause(self) -> None:
         self._container.pause()
@@ -148,7 +166,7 @@ class Lane:
         self._made: list[Any] = []
         self._id = secrets.token_hex(4)
         folder.chmod(0o755)
-        write_config(folder / "loops.yaml", "{python}")
+        write_config(folder / "loops.yaml")
         self._network = engine.networks.create(f"backbeat-test-{self._id}", driver="bridge")
         passwords = {f"BACKBEAT_{role.upper()}_PASSWORD": f"{role}-password" for role in ROLES}
         self.server = Server(
