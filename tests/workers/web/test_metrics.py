@@ -18,10 +18,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
 from fleet.elo_board import ELO, TARGETS
-from fleet.jobs import Holder, JobQueue, JobSpec
-from fleet.nodes import NodeRegistry
+from fleet.jobs import Holder, JobQueue, JobSpec, JobStatus
+from fleet.nodes import ROLES, NodeRegistry
 from tests.workers.web.test_pages import round_trips
 from workers.lease import LeaderLease
+from workers.show import STYLES
+from workers.status import NODE_STATUSES
 from workers.web.metrics import COUNTER, FAMILIES, SUMMARY, UP
 
 ROOT = Path(__file__).parents[3]
@@ -176,6 +178,31 @@ def test_rules_and_panels_use_metrics_and_labels_that_exist(expression: str) -> 
     assert named(expression) <= NAMES.keys()
     assert [pair for pair in labels(expression) if pair[1] not in known[pair[0]]] == []
     assert expression.count("(") == expression.count(")")
+
+
+#: What the labels with a closed set of values may say.
+VALUES = {
+    ("backbeat_beats", "state"): {"active", "standby"},
+    ("backbeat_jobs", "status"): {status.value for status in JobStatus},
+    ("backbeat_loop_runs_total", "outcome"): {"succeeded", "failed"},
+    ("backbeat_loop_state", "state"): STYLES.keys(),
+    ("backbeat_node_processes", "role"): set(ROLES),
+    ("backbeat_nodes", "status"): set(NODE_STATUSES),
+}
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+def test_rules_and_panels_select_by_values_that_occur(expression: str) -> None:
+    for name, selected in re.findall(r"\b(backbeat_\w+)\{([^}]*)\}", expression):
+        for label, values in re.findall(r'(\w+)[=!]~?"([^"]*)"', selected):
+            assert set(values.split("|")) <= VALUES[name, label], (name, label, values)
+
+
+def test_the_values_that_occur_are_those(served: Any, cluster: float) -> None:
+    found = ours(served)
+    for (name, label), values in VALUES.items():
+        samples = found[name.removesuffix("_total")].samples
+        assert {each.labels[label] for each in samples if each.name == name} <= values, (name, label)
 
 
 @pytest.mark.parametrize("rule", ALERTS, ids=[rule["alert"] for rule in ALERTS])
