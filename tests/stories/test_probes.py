@@ -64,10 +64,14 @@ def test_a_queue_that_is_no_longer_consumed_makes_a_worker_unready_and_not_dead(
     n1 = tmp_path / "n1"
     until_ready(house, ("agent", n1), ("jobs", n1))
     app = configure(Settings(redis_url=house.server.url))
-    for role, queue in (("agent", "loops"), ("jobs", "jobs.cpu")):
+    for role, queue, missing in (
+        ("agent", "node.n1", "node.n1"),
+        ("agent", "loops", "loops, node.n1"),
+        ("jobs", "jobs.cpu", "jobs.cpu"),
+    ):
         app.control.cancel_consumer(queue, destination=[f"{role}@n1"])
-        until(lambda role=role: not ask("ready", role, n1)[0])
-        assert ask("ready", role, n1) == (False, f"not ready: it does not consume {queue}")
+        says = (False, f"not ready: it does not consume {missing}")
+        until(lambda role=role, says=says: ask("ready", role, n1) == says)
         assert ask("live", role, n1)[0]
     app.close()
 

@@ -192,6 +192,7 @@ def test_what_a_dead_process_left_behind_answers_nothing_and_is_replaced(tmp_pat
     )
     Answering(folder, "beat", lambda: "it stands by").start()
     until(lambda: probe.ask("ready", "beat") == (True, "ready: it stands by"))
+    assert probe.main(["ready", "beat"]) == 0
 
 
 def test_flower_is_asked_for_its_own_pages(monkeypatch):
