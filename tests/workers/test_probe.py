@@ -199,11 +199,13 @@ def test_flower_is_asked_for_its_own_pages(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
 
+        asked: list[bytes] = []
+
         def answer(*answers: str) -> None:
             for each in answers:
                 client, _ = server.accept()
                 with client:
-                    client.recv(4096)
+                    asked.append(client.recv(4096).split()[1])
                     client.sendall(each.encode())
 
         says = ("HTTP/1.1 200 OK\r\n\r\nok", "HTTP/1.1 503 Service Unavailable\r\n\r\nno answer from the server")
@@ -213,6 +215,7 @@ def test_flower_is_asked_for_its_own_pages(monkeypatch):
         refused = (False, "not ready: 503 Service Unavailable: no answer from the server")
         assert probe.ask("ready", "flower", {"FLOWER_PORT": port}) == refused
         thread.join()
+    assert asked == [b"/healthz", b"/readyz"]
     assert not probe.ask("live", "flower", {"FLOWER_PORT": port})[0]
 
 
