@@ -246,14 +246,22 @@ def test_ctrl_c_while_it_is_imported_is_no_traceback(monkeypatch: pytest.MonkeyP
     assert ended.value.code == 1
 
 
-def test_every_command_helps_with_examples() -> None:
-    def commands(group: click.Group, called: str) -> dict[str, click.Command]:
-        found: dict[str, click.Command] = {}
-        for name, command in group.commands.items():
-            found[f"{called} {name}"] = command
-            if isinstance(command, click.Group):
-                found |= commands(command, f"{called} {name}")
-        return found
+def commands(group: click.Group, called: str = "backbeat") -> dict[str, click.Command]:
+    """Each command by what it is called, those of groups too."""
+    found: dict[str, click.Command] = {}
+    for name, command in group.commands.items():
+        found[f"{called} {name}"] = command
+        if isinstance(command, click.Group):
+            found |= commands(command, f"{called} {name}")
+    return found
 
-    lacking = [name for name, each in commands(backbeat, "backbeat").items() if f"  {name}" not in (each.help or "")]
+
+def test_every_command_helps_with_examples() -> None:
+    lacking = [name for name, each in commands(backbeat).items() if f"  {name}" not in (each.help or "")]
+    assert lacking == []
+
+
+def test_every_option_says_what_it_does() -> None:
+    options = ((name, each) for name, command in commands(backbeat).items() for each in command.params)
+    lacking = [(name, each.opts) for name, each in options if isinstance(each, click.Option) and not each.help]
     assert lacking == []
