@@ -94,6 +94,14 @@ def test_without_an_address_it_takes_loopback_for_one() -> None:
     assert not is_loopback("192.0.2.1")
 
 
+def test_a_name_that_leads_elsewhere_too_is_not_loopback(monkeypatch: Any) -> None:
+    found = [(0, 0, 0, "", (address, 0)) for address in ("127.0.0.1", "192.0.2.1")]
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_: found)
+    assert not is_loopback("both.example")
+    found.pop()
+    assert is_loopback("both.example")
+
+
 def test_the_command_refuses_to_listen_elsewhere_before_it_does(
     session_server: Any, redis: Redis, tmp_path: Path
 ) -> None:
