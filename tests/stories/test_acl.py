@@ -21,6 +21,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError, ResponseErr
 from tests.conftest import free_port
 from tests.stories.conftest import Process
 from tests.waiting import until
+from workers import keys
 from workers.cli import backbeat
 from workers.settings import connect
 
@@ -160,17 +161,30 @@ def test_each_role_does_all_of_its_work_as_its_own_user(guarded):
     ] == []
 
 
-KEYS_OF_OTHERS = {
-    "jobs": ("{backbeat}:leader", "{backbeat}:beat", "{backbeat}:elo", "elsewhere", "node.n1"),
-    "beat": ("{backbeat}:leader", "{backbeat}:jobs:ready:cpu", "{backbeat}:nodes", "elsewhere", "jobs.cpu"),
-    "flower": ("jobs.cpu", "node.n1", "elsewhere"),
-    "operator": ("unacked", "celeryev", "elsewhere"),
-    "agent": ("elsewhere", "celery"),
+#: What a role writes: keys of ours by their names on the page of keys (None: all), and of the broker's.
+OURS: dict[str, tuple[str, ...] | None] = {
+    "agent": None,
+    "flower": None,
+    "operator": None,
+    "jobs": ("job:", "jobs:", "nodes", "node:", "totals", "events", "notices:"),
+    "beat": ("loops", "loop:", "history:", "due", "running", "issued", "beat", "beats", "events", "notices:"),
+}
+BROKERS = {
+    "loops": ROLES,
+    "leader": ROLES,
+    "node.n1": ("agent", "operator"),
+    "jobs.cpu": ("agent", "jobs", "operator"),
+    "_kombu.binding.loops": ROLES,
+    "unacked": ("agent", "jobs", "flower"),
+    "x.reply.celery.pidbox": ("agent", "jobs", "flower"),
+    "celeryev.x": ("flower",),
+    "elsewhere": (),
 }
 ADMINISTRATION = (
     "FLUSHALL", "FLUSHDB", "KEYS *", "CONFIG GET maxmemory", "CONFIG SET maxmemory 1", "SHUTDOWN", "DEBUG SLEEP 0",
     "ACL LIST", "ACL SETUSER x", "CLIENT LIST", "CLIENT KILL 1.2.3.4:5", "MONITOR", "SAVE", "REPLICAOF NO ONE",
     "SCRIPT FLUSH", "FUNCTION FLUSH", "MODULE LIST", "SCAN 0", "MIGRATE h 1 k 0 1", "SWAPDB 0 1", "LATENCY RESET",
+    "DBSIZE", "RANDOMKEY", "FCALL f 0", "FCALL_RO f 0", "SORT x", "ACL WHOAMI",
 )  # fmt: skip
 
 
@@ -178,9 +192,19 @@ ADMINISTRATION = (
 def test_each_role_is_refused_what_is_not_its_work(guarded, role):
     for command in ADMINISTRATION:
         assert dry_run(guarded, role, *command.split()).startswith(f"User {role} has no permissions to run"), command
-    for key in KEYS_OF_OTHERS[role]:
+    written = {key: role in roles for key, roles in BROKERS.items()}
+    ours = OURS[role]
+    for page in keys.PAGE:
+        name = page.name.removeprefix("{backbeat}:")
+        written[page.name + "x" * page.name.endswith(":")] = ours is None or any(
+            name == each or (each.endswith(":") and name.startswith(each)) for each in ours
+        )
+    for key, may in written.items():
         for write in (("DEL", key), ("LPUSH", key, "x"), ("HSET", key, "f", "v"), ("SET", key, "v")):
-            assert "no permissions to access" in dry_run(guarded, role, *write), write
+            said = dry_run(guarded, role, *write)
+            assert said == "OK" if may else "no permissions to access" in said, (write, said)
+    for listen in ("SUBSCRIBE elsewhere", "PSUBSCRIBE *", "PUBLISH elsewhere x"):
+        assert "no permissions" in dry_run(guarded, role, *listen.split()), listen
     client = guarded.client(role)
     with pytest.raises(NoPermissionError):
         client.flushall()
