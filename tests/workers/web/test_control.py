@@ -101,6 +101,7 @@ def test_another_sites_page_cannot_press_a_button(guarded: Any, alpha: Any) -> N
     assert press(Sec_Fetch_Site="same-site") == 403
     # nor one of ours, without the token that only our pages can read
     assert press(Sec_Fetch_Site="same-origin", Origin=guarded.url) == 403
+    assert press(Origin=guarded.url) == 403  # a browser that says no more
     assert press(Sec_Fetch_Site="same-origin", Cookie="_xsrf=abc", X_XSRFToken="other") == 403
     assert not paused(alpha)
     token = re.search(r"_xsrf=([^;]+)", guarded.ask("/loops").headers["Set-Cookie"])
