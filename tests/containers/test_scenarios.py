@@ -11,4 +11,4 @@ from tests.clusters.scenarios import (  # noqa: F401 - tests
     test_a_rolling_restart_under_load_loses_no_job_and_no_tick_for_more_than_a_lease,
 )
 
-pytestmark = pytest.mark.containers
+pytestmark = [pytest.mark.containers, pytest.mark.timeout(300)]
