@@ -1,7 +1,7 @@
 """Looks on at a cluster from outside, with jobs that flow all the while, and tells what must hold whatever strikes it:
 
 * leaders follow one another: the fence rises with each, and a leader-only run was the leader's of that time
-* no tick is run twice, and no run begins before the one before it has ended
+* no tick is run twice, no run begins before the one before it has ended, and none fails
 * no loop stands still for longer than it may
 * each job that was accepted ends once, completed
 """
@@ -104,6 +104,8 @@ class Watch(threading.Thread):
             for one, other in pairwise(runs):
                 assert other.count - one.count <= other.seq - one.seq, f"a tick of {name} ran twice: {one}, {other}"
                 assert one.ended <= other.began, f"runs of {name} overlap: {one}, {other}"
+            failed = [self.looks[place]["loops"].get(name, {}) for place in (0, -1)]
+            assert failed[0].get("error_count", 0) == failed[1].get("error_count", 0), failed[1]["last_traceback"]
             gap = longest([*(run.began for run in runs), self.looks[-1]["now"]])
             assert gap < within[name], f"{name} stood still for {gap:.2f} s: {runs}"
         for run in self.runs(LEADER_ONLY):

@@ -120,6 +120,20 @@ def test_a_node_that_drains_finishes_what_it_can_and_hands_back_the_rest(house: 
     house.until(lambda: house.queue.get(job_id).attempt == 2)
 
 
+def test_a_job_that_ends_while_its_node_drains_is_completed_and_no_other_is_begun(house: Any, tmp_path: Path) -> None:
+    setup(house)
+    first, second = house.queue.enqueue([spec("gated"), spec("gated")])
+    worker = house.jobs("n1", slots=1, BACKBEAT_DRAIN="60")
+    house.until(lambda: house.queue.get(first).status is JobStatus.RUNNING)
+    worker.send(signal.SIGTERM)
+    house.until(lambda: "Warm shutdown" in worker.text())
+    (tmp_path / "n1" / "go").touch()
+    assert worker.popen.wait(25) == 0
+    done, left = house.queue.get(first), house.queue.get(second)
+    assert (done.status, done.attempt) == (JobStatus.COMPLETED, 1)
+    assert (left.status, left.attempt) == (JobStatus.PENDING, 0)
+
+
 def test_a_killed_jobs_worker_is_replaced_and_its_job_runs_again_once(house: Any) -> None:
     setup(house)
     (job_id,) = house.queue.enqueue([spec("long")])
