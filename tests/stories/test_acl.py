@@ -203,6 +203,8 @@ def test_each_role_is_refused_what_is_not_its_work(guarded, role):
         for write in (("DEL", key), ("LPUSH", key, "x"), ("HSET", key, "f", "v"), ("SET", key, "v")):
             said = dry_run(guarded, role, *write)
             assert said == "OK" if may else "no permissions to access" in said, (write, said)
+    for key in ("node.n1", "jobs.cpu"):  # the dashboard shows how many wait there
+        assert (dry_run(guarded, role, "LLEN", key) == "OK") is (written[key] or role == "flower"), key
     for listen in ("SUBSCRIBE elsewhere", "PSUBSCRIBE *", "PUBLISH elsewhere x"):
         said = dry_run(guarded, role, *listen.split())
         assert "no permissions" in said, listen
