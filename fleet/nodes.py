@@ -23,7 +23,7 @@ from fleet.job_keys import COUNTS, GAMES
 from fleet.node_record import read_instant, read_object, read_rows
 
 NODES = "{backbeat}:nodes"  # sorted set: node id -> last_seen, ms of Redis time
-NODE = "{backbeat}:node:"  # + node id: hash, role or mark -> JSON; `role:at` (ms), `role:owner`; `marked` (ms)
+NODE = "{backbeat}:node:"  # + node id: hash, role or mark -> JSON; `role:at` (ms), `role:owner`; `changed` (ms)
 TOTALS = "{backbeat}:totals"  # stream: what the nodes and the queue amounted to, a row a cycle of health_aggregation
 
 ROLES = ("agent", "jobs")
@@ -40,9 +40,9 @@ SILENT_AFTER = 3 * HEARTBEAT
 #: Rows of totals that are kept: an hour of one every five seconds.
 TOTALS_KEPT = 720
 
-#: What a node's processes say, and when (ms of Redis time) anything else was last written of it.
-SAID = (*ROLES, *(f"{role}:at" for role in ROLES), "marked")
-_FIELDS = (*SAID, *MARKS, *(_HELD + part for part in HELD))
+#: What of a node is another thing each time, and when (ms of Redis time) anything else of it last was.
+SAID = ("agent", "changed")
+_FIELDS = (*SAID, "jobs", *(f"{role}:at" for role in ROLES), *MARKS, *(_HELD + part for part in HELD))
 _BRIEF = (*(f"{role}:at" for role in ROLES), "health")
 
 
@@ -284,7 +284,7 @@ READ_LUA = (resources.files("fleet") / "lua" / "nodes_read.lua").read_text()
 
 
 def read_arguments(*, history: bool = False, brief: bool = False, since: float | None = None) -> list[str]:
-    """What `read_nodes` takes. `brief`: for `decode_brief`; `since`: of nodes not marked since, only what is SAID."""
+    """What `read_nodes` takes. `brief`: for `decode_brief`; `since`: of nodes not `changed` since, what is SAID."""
     return _words(*(_BRIEF if brief else _FIELDS), *(["history"] if history else []), since=since)
 
 

@@ -14,6 +14,11 @@ local others = held[1] and held[3] and owner ~= '' and held[3] ~= owner
 if others and ARGV[6] ~= held[2] and math.abs(now - held[2]) < tonumber(ARGV[5]) then return {at, held[1], held[2]} end
 redis.call('ZADD', KEYS[1], at, ARGV[2])
 local fields = {role, ARGV[7], role .. ':at', at}
+-- an agent says something else each time, so whoever wants to know what is new reads that anyway
+if not tonumber(held[2] or '') or role ~= 'agent' and held[1] ~= ARGV[7] then
+  fields[#fields + 1] = 'changed'
+  fields[#fields + 1] = at
+end
 if owner ~= '' then
   fields[#fields + 1] = role .. ':owner'
   fields[#fields + 1] = owner

@@ -27,9 +27,9 @@ for i = first, #ARGV, 3 do
     local node = ARGV[4] .. ARGV[i]
     if ARGV[i + 2] == '' then
       redis.call('HDEL', node, ARGV[i + 1])
-      redis.call('HSET', node, 'marked', at)
+      redis.call('HSET', node, 'changed', at)
     else
-      redis.call('HSET', node, ARGV[i + 1], ARGV[i + 2], 'marked', at)
+      redis.call('HSET', node, ARGV[i + 1], ARGV[i + 2], 'changed', at)
     end
   end
 end

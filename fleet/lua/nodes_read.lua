@@ -1,6 +1,6 @@
 -- read_nodes(nodes key, words): ids and last_seen ms in turn; of each, the fields' values.
--- Words: prefix of a node's key; since (ms) or ''; number of the fields, the last of them `marked`, that are enough of a
--- node which was not marked since; the fields.
+-- Words: prefix of a node's key; since (ms) or ''; number of the fields, the last of them `changed`, that are enough of a
+-- node which was not changed since; the fields.
 local function read_nodes(key, words)
   local since, members, values = tonumber(words[2]), redis.call('ZRANGE', key, 0, -1, 'WITHSCORES'), {}
   for i = 1, #members, 2 do

@@ -108,3 +108,11 @@ def test_the_history_is_what_was_sent_last(redis: Redis) -> None:
     registry.heartbeat("n1", "agent", {}, now=NOW + 5)
     assert registry.history("n1") == [[60, None, 1.5]]
     assert registry.all(history=True)[0].history == [[60, None, 1.5]]
+
+
+def test_a_node_that_is_forgotten_before_its_process_ends_leaves_nothing_behind(redis: Redis) -> None:
+    nodes = NodeRegistry(redis)
+    nodes.heartbeat("n1", "agent", {"pid": 1}, owner="a")
+    nodes.mark({}, forget=["n1"])
+    nodes.leave("n1", "agent", owner="a")
+    assert not redis.exists(NODE + "n1")

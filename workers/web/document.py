@@ -26,8 +26,6 @@ class _Reported(Struct):
 
 
 _JSON, _REPORTED = Encoder(), Decoder(_Reported)
-#: Where in a node's fields it says when it was marked.
-MARKED = len(SAID) - 1
 #: What of a node's document passes with time.
 _PASSING = ("status", "live", "last_seen")
 
@@ -66,12 +64,16 @@ class StatusDocument:
         known, parts = {}, []
         for node_id, seen, values in sorted(node_rows(answer)):
             written = self._known.get(node_id)
-            if written is None or not written.says(values):
-                written = _Written.of(node_id, seen, _whole(values, written), now)
+            if len(values) > len(SAID):
+                written = _Written.of(node_id, seen, values, now)
+            elif written is None or values[1] != written.values[1]:
+                raise _Unknown
+            elif values[0] != written.values[0] and not written.hears(values[0]):
+                written = _Written.of(node_id, seen, [*values, *written.values[len(SAID) :]], now)
             known[node_id] = written
             last_seen = float(seen) / 1000
             head = _head(*written.node.standing(last_seen, now))
-            parts.append(b"%b%b,%b,%b}" % (head, repr(last_seen).encode(), written.reported, written.frame))
+            parts.append(b"%b%a,%b,%b}" % (head, last_seen, written.reported, written.frame))
         self._known = known
         return parts
 
@@ -81,8 +83,7 @@ class _Written:
     """A node's document in pieces, and what it was made of."""
 
     values: list[Any]
-    heard: tuple[bool, bool]
-    facts: Facts | None
+    name: tuple[Any, ...] | None
     reported: bytes
     frame: bytes
     node: Node
@@ -98,42 +99,21 @@ class _Written:
         marks = {"health": health} if (health := node.marks.get("health")) else {}
         # what `Node.standing` looks at: of a thousand nodes, all the rest is much for the garbage collector to look at
         brief = Node(node.node_id, node.last_seen, {role: {} for role in node.roles}, marks=marks)
-        return cls(values, _heard(values), facts, _JSON.encode(reported)[1:-1], _JSON.encode(document)[1:-1], brief)
+        said = _name(facts) if facts else None
+        return cls(values, said, _JSON.encode(reported)[1:-1], _JSON.encode(document)[1:-1], brief)
 
-    def says(self, values: list[Any]) -> bool:
-        """Whether it is the document of these fields, or was made so: when only an agent's measurements are others."""
-        known = self.values
-        if values[MARKED:] != known[MARKED : len(values)] or values[1] != known[1] or _heard(values) != self.heard:
+    def hears(self, agent: Any) -> bool:
+        """Whether it is now the document of what the agent says: not when that changes the part that is kept."""
+        facts = sound(agent) if agent else None
+        if not facts or _name(facts) != self.name:
             return False
-        if (agent := values[0]) != known[0]:
-            facts = sound(agent) if agent else None
-            if not facts or not self.facts or _name(facts) != _name(self.facts):
-                return False
-            known[0], self.reported = agent, _reported(agent)
+        self.values[0], self.reported = agent, _JSON.encode(_REPORTED.decode(agent))[1:-1]
         return True
-
-
-def _heard(values: list[Any]) -> tuple[bool, bool]:
-    """Whether there is a sound instant of each role's last heartbeat; which one, does not stand in the document."""
-    return (values[2] or "").isdecimal(), (values[3] or "").isdecimal()
-
-
-def _whole(values: list[Any], known: _Written | None) -> list[Any]:
-    """All fields of a node. Those that were not read, as it was not marked since, are known; else raises _Unknown."""
-    if len(values) > len(SAID):
-        return values
-    if known is None or values[MARKED] != known.values[MARKED]:
-        raise _Unknown
-    return values + known.values[len(SAID) :]
 
 
 def _name(facts: Facts) -> tuple[Any, ...]:
     """What an agent says that stands in the part of the document that is kept."""
     return facts.pid, facts.host, facts.version
-
-
-def _reported(agent: Any) -> bytes:
-    return _JSON.encode(_REPORTED.decode(agent))[1:-1]
 
 
 @cache

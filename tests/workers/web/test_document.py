@@ -74,7 +74,7 @@ def carry_out(registry: NodeRegistry, redis: Redis, step: tuple[Any, ...]) -> No
         case "write", node, name, text:
             if redis.zscore(NODES, node):
                 redis.hset(NODE + node, name, text)
-                redis.hdel(NODE + node, "marked")
+                redis.hdel(NODE + node, "changed")
 
 
 def check(kept: StatusDocument, ledger: Ledger) -> None:
@@ -165,11 +165,11 @@ def test_what_was_marked_by_a_clock_that_went_back_is_read(
     registry.mark({"n1": {"idle": {"since": 1.0}}})
     kept.read()
     registry.mark({"n1": {"idle": {"since": 2.0}}})
-    redis.hset(NODE + "n1", "marked", "1000")
+    redis.hset(NODE + "n1", "changed", "1000")
     check(kept, timetable)
     registry.heartbeat("n2", "agent", AGENT)
     registry.mark({"n2": {"idle": {"since": 3.0}}})
-    redis.hset(NODE + "n2", "marked", "1000")
+    redis.hset(NODE + "n2", "changed", "1000")
     check(kept, timetable)
 
 
