@@ -22,7 +22,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench import Bench, bench, percentile
-from msgspec.json import encode
 from node_curve import populate
 
 from fleet.nodes import NODE
@@ -135,7 +134,8 @@ def beat(stage: Bench, nodes: int, share: float) -> None:
         for node_id, text in zip(ids, pipe.execute(), strict=True):
             agent = json.loads(text)
             agent["metrics"]["cpu"] = round(random.uniform(0, 100), 1)
-            mapping = {"agent": encode(agent), "agent:at": round(now * 1000), "jobs:at": round(now * 1000)}
+            compact = json.dumps(agent, separators=(",", ":"))
+            mapping = {"agent": compact, "agent:at": round(now * 1000), "jobs:at": round(now * 1000)}
             pipe.hset(NODE + node_id, mapping=mapping)
         pipe.execute()
 

@@ -14,7 +14,6 @@ from functools import lru_cache
 from importlib import resources
 from typing import Any
 
-from msgspec.json import encode
 from pydantic_core import from_json
 from redis import Redis
 
@@ -190,7 +189,7 @@ class NodeRegistry:
             owner,
             round(SILENT_AFTER * 1000),
             _ms(take),
-            encode(facts),
+            json.dumps(facts, separators=(",", ":")),
             rows,
             NODE,
         ]
