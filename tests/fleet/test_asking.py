@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,28 +18,44 @@ from fleet.asking import Answered, call
 class Answers:
     """Agents: each leaves what the test told it to, in a thread of its own."""
 
-    def __init__(self, redis: Redis, **said: Any) -> None:
+    def __init__(self, redis: Redis, said: Mapping[str, Any]) -> None:
         self.redis, self.said = redis, said
+        self.threads: list[threading.Thread] = []
         self.asked: list[tuple[str, str, Mapping[str, Any]]] = []
 
     def __call__(self, node_id: str, task: str, arguments: Mapping[str, Any], reply: str | None = None, /) -> None:
         self.asked.append((node_id, task, arguments))
         said = self.said.get(node_id)
         if reply is not None and said is not None:
-            threading.Thread(target=replies.answer, args=(self.redis, reply, said)).start()
+            self.threads.append(threading.Thread(target=replies.answer, args=(self.redis, reply, said)))
+            self.threads[-1].start()
 
 
-def test_each_nodes_answer_is_its_own(redis: Redis) -> None:
-    agents = Answers(redis, a={"answer": {"n": 1}}, b={"error": "no disk"})
+@pytest.fixture
+def answering(redis: Redis) -> Iterator[Callable[..., Answers]]:
+    """Makes agents; they are done with the server when the test is."""
+    made: list[Answers] = []
+
+    def answers(**said: Any) -> Answers:
+        made.append(Answers(redis, said))
+        return made[-1]
+
+    yield answers
+    for thread in (thread for each in made for thread in each.threads):
+        thread.join()
+
+
+def test_each_nodes_answer_is_its_own(redis: Redis, answering: Any) -> None:
+    agents = answering(a={"answer": {"n": 1}}, b={"error": "no disk"})
     said = call(redis, agents, {"a": ("count", {"x": 1}), "b": ("count", {})}, wait=5)
     assert said == {"a": Answered(answer={"n": 1}), "b": Answered(error="no disk")}
     assert agents.asked == [("a", "count", {"x": 1}), ("b", "count", {})]
     assert not redis.keys("*reply*")
 
 
-def test_one_that_says_nothing_is_silent_and_costs_the_others_nothing(redis: Redis) -> None:
+def test_one_that_says_nothing_is_silent_and_costs_the_others_nothing(redis: Redis, answering: Any) -> None:
     began = time.monotonic()
-    said = call(redis, Answers(redis, a={"answer": {}}), {"a": ("t", {}), "gone": ("t", {})}, wait=0.3)
+    said = call(redis, answering(a={"answer": {}}), {"a": ("t", {}), "gone": ("t", {})}, wait=0.3)
     assert said["a"] == Answered(answer={})
     assert said["gone"].silent
     assert not said["a"].silent
@@ -59,25 +75,25 @@ def test_the_last_look_is_not_one_without_end(monkeypatch: pytest.MonkeyPatch) -
     assert looks == [1, 0.01]
 
 
-def test_a_process_that_is_to_end_waits_for_nobody(redis: Redis) -> None:
+def test_a_process_that_is_to_end_waits_for_nobody(redis: Redis, answering: Any) -> None:
     began = time.monotonic()
-    assert call(redis, Answers(redis), {"gone": ("t", {})}, 30, lambda: True)["gone"].silent
+    assert call(redis, answering(), {"gone": ("t", {})}, 30, lambda: True)["gone"].silent
     assert time.monotonic() - began < 2
 
 
-def test_all_that_answer_end_the_wait(redis: Redis) -> None:
+def test_all_that_answer_end_the_wait(redis: Redis, answering: Any) -> None:
     began = time.monotonic()
-    call(redis, Answers(redis, a={"answer": {}}), {"a": ("t", {})}, wait=30)
+    call(redis, answering(a={"answer": {}}), {"a": ("t", {})}, wait=30)
     assert time.monotonic() - began < 5
 
 
-def test_asking_nobody_waits_for_nobody(redis: Redis) -> None:
-    assert call(redis, Answers(redis), {}, wait=30) == {}
+def test_asking_nobody_waits_for_nobody(redis: Redis, answering: Any) -> None:
+    assert call(redis, answering(), {}, wait=30) == {}
 
 
 @pytest.mark.parametrize("said", [["no object"], {"answer": 7}, {}, {"answer": None, "error": None}])
-def test_a_reply_of_another_form_is_the_nodes_error(redis: Redis, said: Any) -> None:
-    (answered,) = call(redis, Answers(redis, a=said), {"a": ("t", {})}, wait=5).values()
+def test_a_reply_of_another_form_is_the_nodes_error(redis: Redis, answering: Any, said: Any) -> None:
+    (answered,) = call(redis, answering(a=said), {"a": ("t", {})}, wait=5).values()
     assert answered.answer is None
     assert answered.error is not None
     assert answered.error.startswith("its reply")

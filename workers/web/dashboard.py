@@ -73,7 +73,7 @@ class Dashboard(Flower):
         prefix = options.url_prefix
         self.add_handlers(r".*", [rewrite_handler(each, prefix) if prefix else each for each in HANDLERS])
         self.reader = Reader(capp.backbeat, max_workers=4)
-        self.collector = probes.expose(self.reader)
+        self.metrics = probes.registry(self.reader)
         # what was loaded stays: to look for garbage in it took longer than to answer
         gc.freeze()
 

@@ -160,10 +160,6 @@ class Collector:
     def __init__(self, read: Callable[[], Document]) -> None:
         self._read = read
 
-    def describe(self) -> list[Metric]:
-        """Nothing: it must not read when it is registered."""
-        return []
-
     def collect(self) -> Iterator[Metric]:
         """Everything as of one read."""
         try:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
-import prometheus_client
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 from pydantic_core import to_json
 from redis import RedisError
 from tornado.web import authenticated
@@ -63,16 +61,17 @@ class Metrics(Handler):
     async def get(self) -> None:
         self.application.purge_offline_worker_metrics()
         self.set_header("Content-Type", CONTENT_TYPE_LATEST)
-        self.finish(await self.reader.read(partial(prometheus_client.generate_latest, REGISTRY)))
+        registries = REGISTRY, self.application.metrics
+        self.finish(await self.reader.read(lambda: b"".join(map(generate_latest, registries))))
 
 
-def expose(reader: Reader) -> Collector:
-    """Add our metrics to those of this process."""
+def registry(reader: Reader) -> CollectorRegistry:
+    """Our metrics; Flower's own are in the registry of the process."""
     board = EloBoard(reader.redis)
 
     def read() -> dict[str, Any]:
         return {**again(lambda: read_overview(reader.ledger)), "elo": again(board.read)}
 
-    collector = Collector(read)
-    REGISTRY.register(collector)
-    return collector
+    ours = CollectorRegistry()
+    ours.register(Collector(read))
+    return ours

@@ -18,7 +18,6 @@ import pytest
 from celery import Celery
 from flower.options import default_options
 from flower.urls import settings as flower_settings
-from prometheus_client import REGISTRY
 from redis import Redis
 from tornado.ioloop import IOLoop
 
@@ -101,7 +100,6 @@ def serve(url: str, **options: Any) -> Iterator[Served]:
     until(lambda: len(made) == 2 or not thread.is_alive(), 10, "the dashboard listens")
     app, port = made
     yield Served(port, app, ",".join(options.get("basic_auth", ())))
-    REGISTRY.unregister(app.collector)
     loop.call_soon_threadsafe(loop.stop)
     thread.join(10)
     app.executor.shutdown()

@@ -105,16 +105,16 @@ def test_a_scrape_reads_the_server_twice_and_keeps_flowers_own_metrics(served: A
     text = served.ask("/metrics").text
     assert "flower_" in text
     assert "python_info" in text
-    list(served.app.collector.collect())  # this thread has its connection now
+    list(served.app.metrics.collect())  # this thread has its connection now
     with round_trips() as sent:
-        list(served.app.collector.collect())
+        list(served.app.metrics.collect())
     assert len(sent) == 2
 
 
 def test_without_the_server_there_is_one_series_that_says_so(serving: Callable[..., Any], nobody: str) -> None:
     away = serving(nobody)
     assert "\nbackbeat_up 0.0\n" in away.ask("/metrics").text
-    assert [family.name for family in away.app.collector.collect()] == ["backbeat_up"]
+    assert [family.name for family in away.app.metrics.collect()] == ["backbeat_up"]
 
 
 # conventions and documents --------------------------------------------------------------------------------
