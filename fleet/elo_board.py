@@ -80,14 +80,21 @@ def _whole(document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
-def _said(names: set[str], each: Any) -> bool:
-    return isinstance(each, dict) and names <= each.keys()
+def _said(words: set[str], numbers: set[str], each: Any) -> bool:
+    """Whether it says all of that."""
+    return (
+        isinstance(each, dict)
+        and all(isinstance(each.get(name), str) for name in words)
+        and all(isinstance(each.get(name), int | float) for name in numbers)
+    )
 
 
-_RATED = {"participant", "rating", "deviation", "games"}
+_NUMBERS = {"rating", "deviation", "games"}
 _PARTS: dict[str, Callable[[Any], Any]] = {
-    "best": lambda best: best if _said({*_RATED, "lower_bound"}, best) else None,
-    "ranking": lambda listed: [each for each in listed if _said({*_RATED, "type"}, each)],
+    "best": lambda best: best if _said({"participant"}, {*_NUMBERS, "lower_bound"}, best) else None,
+    "ranking": lambda listed: (
+        [each for each in listed if _said({"participant", "type"}, _NUMBERS, each)] if isinstance(listed, list) else []
+    ),
 }
 
 

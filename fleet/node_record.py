@@ -154,8 +154,7 @@ _JUDGED = frozenset(("agent", "jobs", "health", "idle", "drain"))
 
 def read_object(text: Any, name: str, unread: list[str]) -> dict[str, Any] | None:
     """A role's facts, or a mark; None when it is none. What is left out is added to `unread`."""
-    if name in _JUDGED and sound(text):
-        whole: dict[str, Any] = from_json(text)
+    if name in _JUDGED and sound(text) and isinstance(whole := _parsed(text), dict):
         return whole
     return _read_parts(text, name, unread)
 

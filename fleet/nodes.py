@@ -257,6 +257,11 @@ class NodeRegistry:
         """Every known node by id, in one round trip."""
         return decode_nodes(self._read(keys=[NODES], args=read_arguments(history=history)), history=history)
 
+    def ids(self) -> list[str]:
+        """Of every known node."""
+        found: Any = self._redis.zrange(NODES, 0, -1)
+        return [text_of(each) for each in found]
+
     def totals(self) -> list[dict[str, float]]:
         """The rows of totals that are kept, oldest first: what `mark` was given, and the queue's counts."""
         rows: Any = self._redis.xrange(TOTALS)

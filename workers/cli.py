@@ -218,7 +218,7 @@ def check(file: Path) -> None:
 def completion(shell: str) -> None:
     """Print what lets SHELL complete commands, options, and the names of loops, nodes, jobs and configurations.
 
-    Loops are known by themselves; for the rest the cluster is asked, which has half a second to answer.
+    Loops are known by themselves; for the rest the cluster is asked, if it answers within half a second.
 
     \b
     Examples:

@@ -30,7 +30,7 @@ from workers.manager import LoopManager, RefusedByState, UnknownLoop
 from workers.settings import Settings, SettingsError, check_url, connect, no_answer
 from workers.status import read_overview
 
-#: Seconds in which the server must have said what a shell may offer.
+#: Seconds in which the server must answer when a shell asks what it may offer.
 AT_ONCE = 0.5
 
 
@@ -214,10 +214,11 @@ def known(names: Callable[[Redis], Iterable[str]]) -> Callable[[click.Context, c
     return offered
 
 
-node_ids = known(lambda redis: [node.node_id for node in NodeRegistry(redis).all()])
+node_ids = known(lambda redis: NodeRegistry(redis).ids())
 job_ids = known(lambda redis: [job.id for job in JobQueue(redis).find(limit=1000)])
 job_kinds = known(lambda redis: JobQueue(redis).counts().by_kind)
 config_names = known(lambda redis: EloBoard(redis).read())
+
 
 # sight -----------------------------------------------------------------------------------------------
 

@@ -139,7 +139,9 @@ class Project:
 
     def runs(self, loop: str) -> int:
         """Asked of the server itself: commands of ours cost a second of CPU, which the start needs."""
-        (redis,) = self.of("redis") or [{}]
+        if not (found := self.of("redis")):
+            return 0
+        (redis,) = found
         password = next((line for line in redis["Config"]["Env"] if "OPERATOR" in line), "=").split("=", 1)[1]
         asks = ("redis-cli", "--no-auth-warning", "--user", "operator", "--pass", password)
         said = docker("exec", redis["Id"], *asks, "hget", f"{{backbeat}}:loop:{loop}", "run_count", check=False).strip()

@@ -40,6 +40,8 @@ def test_who_is_not_said_in_full_is_left_out(redis: Redis) -> None:
     found = board.read()
     assert (found["hex5_2p"]["best"], found["hex5_2p"]["ranking"]) == (None, [entry])
     assert found["hex8_2p"]["best"] == best
+    board.publish({"hex5_2p": {"best": {**best, "games": "many"}, "ranking": None}}, "other")
+    assert (board.read()["hex5_2p"]["best"], board.read()["hex5_2p"]["ranking"]) == (None, [])
 
 
 def test_a_configuration_that_is_no_longer_trained_leaves_the_board(redis: Redis) -> None:

@@ -77,7 +77,8 @@ model_holdings = st.fixed_dictionaries(
         "unpublished": anything,
     },
 )
-texts = st.sampled_from(["", "garbage", "[", "null"]) | (records | anything).map(json.dumps)
+unreadable = ["", "garbage", "[", "null", '{"new": ' + "9" * 5000 + "}"]
+texts = st.sampled_from(unreadable) | (records | anything).map(json.dumps)
 instants = st.none() | st.sampled_from(["", "x", "nan", str(NOW * 1000), str(NOW * 1000 - 60_000)])
 
 

@@ -26,6 +26,8 @@ class _Reported(Struct):
 
 
 _JSON, _REPORTED = Encoder(), Decoder(_Reported)
+#: Seconds after which all is read anew: a process of another version may not say when it changed something.
+WHOLE_EVERY = 60.0
 #: What of a node's document passes with time.
 _PASSING = ("status", "live", "last_seen")
 
@@ -40,24 +42,30 @@ class StatusDocument:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._known: dict[str, _Written] = {}
-        self._since: float | None = None
+        self._since, self._whole_at = 0.0, -WHOLE_EVERY
         self._lock = threading.Lock()
 
     def read(self) -> bytes:
         """The document as of now, in one round trip: two, when the server's clock went back."""
-        try:
-            return self._document(self._ledger.read(since=self._since))
-        except _Unknown:
-            return self._document(self._ledger.read())
+        if self._since - self._whole_at < WHOLE_EVERY:
+            try:
+                return self._document(self._ledger.read(since=self._since))
+            except _Unknown:
+                pass
+        return self._document(self._ledger.read(), whole=True)
 
-    def _document(self, rows: list[Any]) -> bytes:
+    def _document(self, rows: list[Any], *, whole: bool = False) -> bytes:
         """The document of these rows. Raises _Unknown when they leave out what is not known here either."""
         now = int(rows[0]) / 1000
         document = cluster(rows, now)
         del document["nodes"]
         with self._lock:
+            if now < self._since and not whole:  # another thread was told something newer meanwhile
+                raise _Unknown
             nodes = b",".join(self._nodes(rows[5], now))
             self._since = now
+            if whole:
+                self._whole_at = now
         return b'%b,"nodes":[%b]}' % (_JSON.encode(document)[:-1], nodes)
 
     def _nodes(self, answer: Any, now: float) -> list[bytes]:

@@ -23,10 +23,10 @@ TONES = {"healthy": "good", "suspect": "warn", "unhealthy": "bad", "lost": "bad"
 #: What each status means, in the words of docs/operations.md.
 MEANINGS = {
     "healthy": "its processes report, and disk and memory are below their limits",
-    "suspect": "nothing was heard of it for 15 s, one of its processes is silent for 30 s, it has no agent, "
+    "suspect": "nothing was heard of it for 15 s, one of its processes is silent, it has no agent, "
     "or a disk or memory is above its limit",
-    "unhealthy": "a disk or memory has been above its limit for a minute. It still works",
-    "lost": "nothing was heard of it for two minutes",
+    "unhealthy": "a disk or memory stays above its limit. It still works",
+    "lost": "nothing was heard of it for long",
     "left": "its processes ended in order",
 }
 SORTS = ("status", "name", "cpu", "gpu", "memory", "disk", "jobs", "seen")

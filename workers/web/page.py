@@ -125,8 +125,8 @@ class Page(Handler):
             self.write(live)
         else:
             about = {"page_name": self.name, "tab": self.tab or self.name, "title": self.title}
-            now = {"as_of": words["as_of"], "alarm": words["alarm"], "away": words["alarm"] == AWAY}
-            self.render("page.html", live=live, prefix=self.prefix, asset=asset, **about, **now)
+            standing = {"as_of": words["as_of"], "alarm": words["alarm"], "away": words["alarm"] == AWAY}
+            self.render("page.html", live=live, prefix=self.prefix, asset=asset, **about, **standing)
 
     @property
     def prefix(self) -> str:

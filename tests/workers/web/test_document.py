@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from fleet.nodes import HELD, MARKS, NODE, NODES, ROLES, NodeRegistry
+from tests.waiting import until
 from workers.ledger import Ledger
 from workers.status import read_status
 from workers.web import document
@@ -24,6 +25,7 @@ AGENT = {
 }  # fmt: skip
 JOBS = {"host": "other", "pid": 8, "version": "2", "slots": 2, "running": ["j1"], "capabilities": ["cpu"]}
 TEXTS = (
+    '{"pid": 1, "new": ' + "9" * 5000 + "}",
     json.dumps(AGENT),
     json.dumps(AGENT | {"metrics": {}}),
     "",
@@ -77,6 +79,13 @@ def carry_out(registry: NodeRegistry, redis: Redis, step: tuple[Any, ...]) -> No
                 redis.hdel(NODE + node, "changed")
 
 
+def read_later(kept: StatusDocument, registry: NodeRegistry, ledger: Ledger) -> Any:
+    """What stands in it of nodes once the instant of the last change is over: what changes within it is read again."""
+    changed = max(int(registry._redis.hget(NODE + node.node_id, "changed")) for node in registry.all())
+    until(lambda: read_status(ledger)["now"] * 1000 > changed, 5)
+    return json.loads(kept.read())
+
+
 def check(kept: StatusDocument, ledger: Ledger) -> None:
     ours, theirs = json.loads(kept.read()), json.loads(json.dumps(read_status(ledger)))
     assert ours.pop("now") <= theirs.pop("now")
@@ -128,33 +137,55 @@ def test_a_node_is_written_anew_only_for_what_is_new(
     registry.heartbeat("n1", "agent", AGENT)
     registry.heartbeat("n1", "jobs", JOBS)
     registry.heartbeat("n2", "agent", AGENT)
-    kept.read()
+    read_later(kept, registry, timetable)
     assert written == ["n1", "n2"]
     registry.heartbeat("n1", "jobs", JOBS)
     registry.heartbeat("n1", "agent", {**AGENT, "metrics": {"cpu": 99}})
     assert json.loads(kept.read())["nodes"][0]["metrics"] == {"cpu": 99}
     assert written == ["n1", "n2"]
     registry.heartbeat("n1", "jobs", {**JOBS, "running": []})
-    kept.read()
+    read_later(kept, registry, timetable)
     assert written == ["n1", "n2", "n1"]
 
 
 def test_marks_are_read_again_only_when_a_node_was_marked_and_then_all_of_them(
     redis: Redis, registry: NodeRegistry, timetable: Ledger
 ) -> None:
-    kept, read = StatusDocument(timetable), []
-    timetable.read, ask = lambda **how: read.append(how.get("since")) or ask(**how), timetable.read  # type: ignore[method-assign]
+    kept = StatusDocument(timetable)
     registry.heartbeat("n1", "agent", AGENT)
     registry.mark({"n1": {"drain": {"at": 1.0, "reason": "repair"}, "idle": {"since": 2.0}}})
-    first = json.loads(kept.read())
+    first = read_later(kept, registry, timetable)
     redis.hset(NODE + "n1", "drain", "unread")
-    second = json.loads(kept.read())
-    assert read == [None, first["now"]]
-    assert second["nodes"] == first["nodes"]
+    assert json.loads(kept.read())["nodes"] == first["nodes"]
     registry.mark({"n1": {"idle": None}})
     assert json.loads(kept.read())["nodes"][0]["idle_since"] is None
     registry.mark({"n1": {"drain": {"at": 3.0, "reason": "again"}}})
     assert json.loads(kept.read())["nodes"][0]["draining"] == {"at": 3.0, "reason": "again"}
+
+
+def test_what_a_process_of_another_version_changed_without_a_word_is_read_once_all_is(
+    redis: Redis, registry: NodeRegistry, timetable: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = StatusDocument(timetable)
+    registry.heartbeat("n1", "jobs", JOBS)
+    read_later(kept, registry, timetable)
+    redis.hset(NODE + "n1", "jobs", json.dumps(JOBS | {"slots": 7}))
+    assert json.loads(kept.read())["nodes"][0]["slots"] == 2
+    monkeypatch.setattr(document, "WHOLE_EVERY", 0.0)
+    check(kept, timetable)
+
+
+def test_an_answer_that_is_older_than_the_last_one_is_asked_for_again(
+    redis: Redis, registry: NodeRegistry, timetable: Ledger
+) -> None:
+    kept = StatusDocument(timetable)
+    registry.heartbeat("n1", "agent", AGENT)
+    kept.read()
+    older = timetable.read(since=kept._since)
+    until(lambda: json.loads(kept.read())["now"] * 1000 > int(older[0]), 5)
+    with pytest.raises(document._Unknown):
+        kept._document(older)
+    kept._document(older, whole=True)  # read in full: the server's clock went back
 
 
 def test_what_was_marked_by_a_clock_that_went_back_is_read(

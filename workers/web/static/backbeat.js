@@ -46,11 +46,8 @@
     } finally {
       clearTimeout(limit);
     }
-    if (mine === asking) timer = setTimeout(tick, wait);
-  }
-
-  function tick() {
-    if (!document.hidden) refresh();
+    // where nobody looks, it is for what the tab says
+    if (mine === asking) timer = setTimeout(refresh, document.hidden ? LONGEST : wait);
   }
 
   function away(why) {
@@ -187,6 +184,7 @@
   // who came by keyboard goes on from the button, or from the one that took its place
   function rejoin(loop, action) {
     const place = "[data-loop=\"" + loop + "\"] [data-action";
+    if (dialog.classList.contains("show")) return;
     const button = live.querySelector(place + "=\"" + action + "\"]") || live.querySelector(place + "]:not([data-action=run])");
     const elsewhere = document.activeElement !== document.body && !dialog.contains(document.activeElement);
     if (button && !elsewhere) button.focus({preventScroll: true});
@@ -259,5 +257,5 @@
 
   document.addEventListener("visibilitychange", () => { if (!document.hidden) refresh(); });
   sayWhen();
-  timer = setTimeout(tick, document.getElementById("bb-away") ? 1000 : wait);
+  timer = setTimeout(refresh, document.getElementById("bb-away") ? 1000 : wait);
 })();
