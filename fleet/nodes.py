@@ -96,27 +96,24 @@ class Node:
         """Whether every process of it ended in order."""
         return not self.roles
 
+    @property
+    def judged(self) -> tuple[str, float]:
+        """The last judgement and its instant; `left` when every process of it ended in order since."""
+        if self.left:
+            return "left", 0.0
+        health = self.marks.get("health", {})
+        return str(health.get("status", "healthy")), float(health.get("at", 0))
+
     def is_live(self, now: float) -> bool:
         """Whether it was heard lately."""
-        return self.standing(self.last_seen, now)[1]
+        return standing(*self.judged, self.last_seen, now)[1]
 
     def status(self, now: float) -> str:
         """healthy, suspect, unhealthy, lost or left: the last judgement, corrected by what was heard since.
 
         A node heard again since it was judged lost is no longer; one that fell silent since is suspect.
         """
-        return self.standing(self.last_seen, now)[0]
-
-    def standing(self, last_seen: float, now: float) -> tuple[str, bool]:
-        """Its status, and whether it is live, if it was last heard then."""
-        if self.left:
-            return "left", False
-        live = now - last_seen <= SILENT_AFTER
-        health = self.marks.get("health", {})
-        judged = str(health.get("status", "healthy"))
-        if judged == "lost" and last_seen > float(health.get("at", 0)):
-            judged = "healthy"
-        return ("suspect" if judged == "healthy" and not live else judged), live
+        return standing(*self.judged, self.last_seen, now)[0]
 
     @property
     def reasons(self) -> list[str]:
@@ -152,6 +149,16 @@ class Node:
             "held": {part: dict(value) for part, value in self.held.items()},
             "last_seen": self.last_seen,
         }
+
+
+def standing(judged: str, at: float, last_seen: float, now: float) -> tuple[str, bool]:
+    """The status of a node that was judged so then, and whether it is live."""
+    if judged == "left":
+        return judged, False
+    live = now - last_seen <= SILENT_AFTER
+    if judged == "lost" and last_seen > at:
+        judged = "healthy"
+    return ("suspect" if judged == "healthy" and not live else judged), live
 
 
 class NodeRegistry:

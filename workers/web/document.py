@@ -11,7 +11,7 @@ from msgspec import Raw, Struct
 from msgspec.json import Decoder, Encoder
 
 from fleet.node_record import Facts, sound
-from fleet.nodes import SAID, Node, decode_nodes, node_rows
+from fleet.nodes import SAID, decode_nodes, node_rows, standing
 from workers.ledger import Ledger
 from workers.status import cluster
 
@@ -80,7 +80,7 @@ class StatusDocument:
                 written = _Written.of(node_id, seen, [*values, *written.values[len(SAID) :]], now)
             known[node_id] = written
             last_seen = float(seen) / 1000
-            head = _head(*written.node.standing(last_seen, now))
+            head = _head(*standing(*written.judged, last_seen, now))
             parts.append(b"%b%a,%b,%b}" % (head, last_seen, written.reported, written.frame))
         self._known = known
         return parts
@@ -94,7 +94,7 @@ class _Written:
     name: tuple[Any, ...] | None
     reported: bytes
     frame: bytes
-    node: Node
+    judged: tuple[str, float]
 
     @classmethod
     def of(cls, node_id: str, seen: str, values: list[Any], now: float) -> _Written:
@@ -104,11 +104,8 @@ class _Written:
             del document[name]
         reported = {name: document.pop(name) for name in _Reported.__struct_fields__}
         facts = sound(values[0]) if "agent" in node.roles else None
-        marks = {"health": health} if (health := node.marks.get("health")) else {}
-        # what `Node.standing` looks at: of a thousand nodes, all the rest is much for the garbage collector to look at
-        brief = Node(node.node_id, node.last_seen, {role: {} for role in node.roles}, marks=marks)
         said = _name(facts) if facts else None
-        return cls(values, said, _JSON.encode(reported)[1:-1], _JSON.encode(document)[1:-1], brief)
+        return cls(values, said, _JSON.encode(reported)[1:-1], _JSON.encode(document)[1:-1], node.judged)
 
     def hears(self, agent: Any) -> bool:
         """Whether it is now the document of what the agent says: not when that changes the part that is kept."""
