@@ -332,7 +332,7 @@ def test_all_words_stand_out_from_what_is_behind_them(
     expect(page.locator("#bb-confirm-yes")).to_be_focused()
     assert page.evaluate(contrast) == {}
     page.keyboard.press("Enter")
-    expect(page.locator(".toast")).to_be_visible()
+    expect(page.locator(".toast.show:not(.showing)")).to_be_visible()
     assert page.evaluate(contrast) == {}
     readers = visit("loops", served, color_scheme=scheme)
     expect(readers.locator("#bb-read-only")).to_be_visible()
