@@ -6,7 +6,7 @@ One document a configuration, so that a page or a command needs no node's databa
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from redis import Redis
@@ -74,9 +74,11 @@ class EloBoard:
 
 def _whole(document: dict[str, Any]) -> dict[str, Any]:
     """Without those of whom not all is said that is shown: another version may have written it."""
-    for name, keep in _PARTS.items():
-        if name in document:
-            document[name] = keep(document[name])
+    if "best" in document and not _said({"participant"}, {*_NUMBERS, "lower_bound"}, document["best"]):
+        document["best"] = None
+    if "ranking" in document:
+        listed = document["ranking"] if isinstance(document["ranking"], list) else []
+        document["ranking"] = [each for each in listed if _said({"participant", "type"}, _NUMBERS, each)]
     return document
 
 
@@ -90,12 +92,6 @@ def _said(words: set[str], numbers: set[str], each: Any) -> bool:
 
 
 _NUMBERS = {"rating", "deviation", "games"}
-_PARTS: dict[str, Callable[[Any], Any]] = {
-    "best": lambda best: best if _said({"participant"}, {*_NUMBERS, "lower_bound"}, best) else None,
-    "ranking": lambda listed: (
-        [each for each in listed if _said({"participant", "type"}, _NUMBERS, each)] if isinstance(listed, list) else []
-    ),
-}
 
 
 def decode_board(stored: Mapping[Any, Any]) -> dict[str, dict[str, Any]]:

@@ -14,6 +14,7 @@ from redis import Redis
 
 from fleet.elo_board import ELO, TARGETS
 from fleet.nodes import NodeRegistry
+from tests.workers.show_stage import BEST
 from workers.progress import RATE_OVER, rates
 from workers.show_progress import spread
 
@@ -61,14 +62,7 @@ def test_the_command_shows_what_the_page_does(cli: Callable[..., Result], redis:
     assert "No totals yet" in empty
 
     now = redis.time()[0]
-    best = {
-        "participant": "hex8_2p-g0003-0123456789ab",
-        "rating": 1512.34,
-        "deviation": 20.0,
-        "games": 412,
-        "lower_bound": 1473.1,
-    }
-    redis.hset(ELO, mapping={"hex8_2p": json.dumps({"config": "hex8_2p", "best": best, "velocity": -3.2}), "": "x"})
+    redis.hset(ELO, mapping={"hex8_2p": json.dumps({"config": "hex8_2p", "best": BEST, "velocity": -3.2}), "": "x"})
     redis.hset(TARGETS, "hex8_2p", json.dumps({"target": 1450.0, "met": True, "since": now - 3600}))
     registry = NodeRegistry(redis)
     for ago, games in ((60, 0), (0, 5)):

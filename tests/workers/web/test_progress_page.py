@@ -11,18 +11,12 @@ from redis import Redis
 from fleet.elo_board import ELO, TARGETS
 from fleet.jobs import Holder, JobQueue, JobSpec
 from fleet.nodes import NodeRegistry
+from tests.workers.show_stage import BEST
 
 
 def test_a_configuration_is_shown_against_its_target(served: Any, redis: Redis) -> None:
     now = redis.time()[0]
-    best = {
-        "participant": "hex8_2p-g0003-0123456789ab",
-        "rating": 1512.34,
-        "deviation": 20.0,
-        "games": 412,
-        "lower_bound": 1473.1,
-    }
-    best["anchored"] = False
+    best = {**BEST, "anchored": False}
     history = [[now - 7200, 1300.0], [now - 3600, 1512.34]]
     elo = {"config": "hex8_2p", "at": now, "best": best, "ranking": [{**best, "type": "model"}], "history": history}
     redis.hset(ELO, mapping={"hex8_2p": json.dumps({**elo, "velocity": 99.6}), "": "digest"})
